@@ -1,0 +1,1 @@
+"""What escalade costs beyond the libraries it stands on, as ratios within one run."""

@@ -1,0 +1,48 @@
+"""`escalade config`: check a tier's YAML, or show what it comes to."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from escalade.cli.serve import SERVICES
+from escalade.tiers.config_file import load_config, locate_errors, show_config
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from escalade.tiers.config import TierConfig
+
+
+def check(file: Path, *, model: bool) -> int:
+    """Load everything that the file names and print one line about it; return 0.
+
+    Raises
+    ------
+    SetupError
+        For the first mistake.
+    """
+    config = load_config(file)
+    above = f"escalates to {config.upstream.address}" if config.upstream else "answers everything itself"
+    about = f"model {config.model.served_name!r} (not loaded)"
+    if model:
+        with locate_errors(file):
+            about = asyncio.run(_load(config))
+    print(f"{file}: ok: {config.tier}, {about}, policy {config.policy.get('name')}, {above}")
+    return 0
+
+
+def show(file: Path) -> int:
+    """Print the effective values as YAML; return 0."""
+    print(show_config(load_config(file)), end="")
+    return 0
+
+
+async def _load(config: TierConfig) -> str:
+    async with SERVICES[config.tier](config) as service:
+        model = service.tier.model
+        where = "on the event loop" if service.tier.runs_inline else "on worker threads"
+        return (
+            f"model {model.name!r} ({model.run_us:.0f} us a row, {where}, {', '.join(model.providers)}, "
+            f"sha256 {model.sha256[:12]})"
+        )

@@ -1,0 +1,74 @@
+"""`escalade`: one command, its subcommands in files of their own.
+
+Exit codes: 0 done, 1 something failed while running, 2 something the operator gave cannot work,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+TIERS = ("endpoint", "edge-node", "edge-server")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's grammar."""
+    root = argparse.ArgumentParser(
+        prog="escalade",
+        description="Three-tier edge AI: each input is answered at the lowest tier that can be trusted with it.",
+    )
+    root.add_argument("--version", action="version", version=f"escalade {version('escalade')}")
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="run a tier until SIGTERM or Ctrl-C")
+    serve.add_argument("tier", choices=TIERS)
+    serve.add_argument("--config", type=Path, required=True, metavar="FILE", help="the tier's YAML")
+
+    config = commands.add_parser("config", help="check a tier's YAML, or show its effective values")
+    actions = config.add_subparsers(dest="action", required=True, metavar="ACTION")
+    check = actions.add_parser("check", help="check the file and everything it names; exit 2 on a mistake")
+    check.add_argument("file", type=Path, metavar="FILE")
+    check.add_argument("--no-model", action="store_true", help="do not load the model: it is on another machine")
+    show = actions.add_parser("show", help="print the effective values, defaults and environment included")
+    show.add_argument("file", type=Path, metavar="FILE")
+
+    demo = commands.add_parser("demo", help="train three models, run seven tiers, compare strategies")
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: %(default)s")
+    return root
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand and return its exit code."""
+    arguments = parser().parse_args(argv)
+    # Imported here, each by who needs it: `escalade --help` on a board must not wait for onnxruntime.
+    from escalade.tiers.errors import SetupError
+
+    try:
+        if arguments.command == "serve":
+            from escalade.cli.serve import serve
+
+            return serve(arguments.tier.replace("-", "_"), arguments.config)
+        if arguments.command == "config":
+            from escalade.cli.config import check, show
+
+            return check(arguments.file, model=not arguments.no_model) if arguments.action == "check" else show(arguments.file)
+        from escalade.cli.demo.command import run_demo
+
+        return run_demo(arguments.out)
+    except SetupError as error:
+        print(f"escalade: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("escalade: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

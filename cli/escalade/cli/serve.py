@@ -1,0 +1,58 @@
+"""`escalade serve`: run one tier until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from escalade.tiers import EdgeNode, EdgeServer, Endpoint
+from escalade.tiers.config_file import load_config, locate_errors
+from escalade.tiers.logs import configure_logs
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from pathlib import Path
+
+    from escalade.tiers.service import Service
+
+SERVICES: dict[str, type[Service]] = {
+    service.tier_name: service for service in (Endpoint, EdgeNode, EdgeServer)
+}
+
+
+def serve(tier: str, file: Path) -> int:
+    """Serve until SIGTERM or SIGINT, then drain; return 0.
+
+    Raises
+    ------
+    SetupError
+        Before anything serves, when the configuration or what it names does not work.
+    """
+    config = load_config(file)
+    configure_logs(config.log)
+    with locate_errors(file):
+        service = SERVICES[tier](config)
+        _run(_serve(service))
+    return 0
+
+
+async def _serve(service: Service) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with service:
+        await service.listen()
+        await stop.wait()
+
+
+def _run(main: Coroutine[None, None, None]) -> None:
+    """Run on uvloop where it exists: under grpc.aio it answers 1.2 to 3 times as many calls."""
+    if sys.platform == "win32":
+        asyncio.run(main)
+    else:
+        import uvloop
+
+        uvloop.run(main)

@@ -1,0 +1,72 @@
+"""What can be wrong with a policy, and whose fault it is.
+
+::
+
+    ValueError
+    └── PolicyConfigError    the caller's configuration: a policy or score that cannot be built
+    AssertionError
+    └── PolicyCheckError     the policy author's code: it breaks a rule of the policy interface
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class PolicyConfigError(ValueError):
+    """A policy or a score cannot be built from its configuration.
+
+    Parameters
+    ----------
+    key
+        Where in the configuration, as a dotted path such as ``policy.threshold``.
+    message
+        What is wrong there and what to do about it, in one line.
+
+    Examples
+    --------
+    >>> error = PolicyConfigError("policy.threshold", "expected a number, got 'high'")
+    >>> print(error)
+    policy.threshold: expected a number, got 'high'
+    """
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(key, message)
+        self.key = key
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.message}"
+
+
+class PolicyCheckError(AssertionError):
+    """A policy breaks rules that every policy has to keep.
+
+    Parameters
+    ----------
+    policy
+        What was checked, as the reader knows it.
+    violations
+        One line for each finding: the rule's name, a colon, what was seen.
+
+    Examples
+    --------
+    >>> print(PolicyCheckError("Mine()", ["deterministic: row 3 was ACCEPT, then ESCALATE"]))
+    Mine() breaks 1 rule:
+      - deterministic: row 3 was ACCEPT, then ESCALATE
+    """
+
+    def __init__(self, policy: str, violations: Sequence[str]) -> None:
+        super().__init__(policy, list(violations))
+        self.policy = policy
+        self.violations = list(violations)
+
+    @property
+    def rules(self) -> list[str]:
+        """The names of the broken rules, each once, in the order in which they were found."""
+        return list(dict.fromkeys(line.split(":", 1)[0] for line in self.violations))
+
+    def __str__(self) -> str:
+        count = len(self.rules)
+        lines = "".join(f"\n  - {line}" for line in self.violations)
+        return f"{self.policy} breaks {count} rule{'s' if count != 1 else ''}:{lines}"

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from escalade.tiers.deadline import upstream_budget_s
+
+seconds = st.floats(min_value=0, max_value=1e6)
+
+
+@given(remaining=seconds, reserve=seconds, timeout=seconds)
+def test_the_tier_above_never_gets_more_than_what_is_left_or_the_timeout(
+    remaining: float, reserve: float, timeout: float
+) -> None:
+    """A hop's budget is within the deadline and within the configured timeout."""
+    budget = upstream_budget_s(remaining, reserve, timeout)
+    assert budget <= remaining
+    assert budget <= timeout
+
+
+@given(remaining=st.floats(min_value=1e-6, max_value=1e6), reserve=seconds)
+def test_a_short_deadline_is_shared_not_eaten(remaining: float, reserve: float) -> None:
+    """Whatever the reserve, three quarters of what is left go upward, and something is kept back."""
+    budget = upstream_budget_s(remaining, reserve, float("inf"))
+    assert budget >= remaining * 0.75 * (1 - 1e-9)
+    if reserve > 0:
+        assert budget < remaining or reserve < remaining * 1e-12
+
+
+def test_no_deadline_means_the_timeout() -> None:
+    """A request that may take for ever still waits no longer than the timeout."""
+    assert upstream_budget_s(float("inf"), 0.01, 0.5) == 0.5
+
+
+@given(late=st.floats(min_value=-1e6, max_value=0))
+def test_a_spent_deadline_asks_nobody(late: float) -> None:
+    """With nothing left the budget is not positive."""
+    assert upstream_budget_s(late, 0.01, 1.0) <= 0

@@ -1,0 +1,85 @@
+"""What a tier says about one request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+REASONS = {
+    "no_upstream": "the policy escalated, but the tier has no upstream",
+    "deadline": "too little of the deadline was left to ask the tier above",
+    "timeout": "the tier above did not answer in time",
+    "unavailable": "the tier above could not be reached",
+    "overloaded": "the tier above is overloaded or draining",
+    "rejected": "the tier above refused the request",
+    "bad_answer": "the tier above answered something that cannot be used",
+    "policy_error": "the policy raised or returned something that is no decision",
+    "no_outbox": "the policy deferred, but the tier keeps no outbox",
+}
+"""Why a row was answered below the tier that the policy asked for."""
+
+
+class Hop(NamedTuple):
+    """One tier's part of the way.
+
+    `elapsed_ms` runs from the request's arrival at the tier to its answer, the hops above included;
+    so the first hop's is the whole time, and the difference of two neighbours is the lower tier's own
+    work and the link between them.
+    """
+
+    tier: str
+    elapsed_ms: float
+
+
+@dataclass(slots=True, eq=False)
+class Answer:
+    """The answer to a request of `B` rows; rows may have been answered by different tiers.
+
+    Attributes
+    ----------
+    score:
+        Float32 `[B]`, confidence of the tier that answered the row; `-inf` when it had none to give.
+    tier:
+        `B` names, the tier that answered each row.
+    degraded:
+        Bool `[B]`: answered below the tier that a policy on the way asked for.
+    posterior, label:
+        Float32 `[B, C]` and int64 `[B]` (`-1`: no usable class); None when the model is no classifier.
+    outputs:
+        A raw model's outputs by name, leading dimension `B`; None for classifiers.
+    reason:
+        Why rows are degraded, a key of `REASONS`; empty when none is.
+    path:
+        The hops that took part, this tier first.
+    """
+
+    score: NDArray[np.float32]
+    tier: list[str]
+    degraded: NDArray[np.bool_]
+    posterior: NDArray[np.float32] | None = None
+    label: NDArray[np.int64] | None = None
+    outputs: dict[str, NDArray[np.generic]] | None = None
+    reason: str = ""
+    path: tuple[Hop, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.tier)
+
+    def rows(self, start: int, stop: int) -> Answer:
+        """Return the answer to rows `start` to `stop` alone (views, no copies)."""
+        part = slice(start, stop)
+        degraded = self.degraded[part]
+        return Answer(
+            score=self.score[part],
+            tier=self.tier[part],
+            degraded=degraded,
+            posterior=None if self.posterior is None else self.posterior[part],
+            label=None if self.label is None else self.label[part],
+            outputs=None if self.outputs is None else {name: array[part] for name, array in self.outputs.items()},
+            reason=self.reason if degraded.any() else "",
+            path=self.path,
+        )

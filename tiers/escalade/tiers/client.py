@@ -1,0 +1,97 @@
+"""A client of a tier: arrays in, answers out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import grpc
+
+from escalade.protos.oip.open_inference_pb2 import ModelMetadataRequest, ModelMetadataResponse, ServerReadyResponse
+from escalade.tiers.errors import EscaladeError, UpstreamError
+from escalade.tiers.wire.channel import bytes_call, client_options
+from escalade.tiers.wire.responses import answer_from_bytes, request_bytes
+from escalade.tiers.wire.status import error_of
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from escalade.tiers.answer import Answer
+
+
+class Client:
+    """Asks a tier, or any server of the Open Inference Protocol, over gRPC.
+
+    Parameters
+    ----------
+    address:
+        `host:port`.
+
+    Examples
+    --------
+    ::
+
+        async with Client("127.0.0.1:8001") as client:
+            answer = await client.infer(pixels[None], model="digits")
+            print(answer.label[0], answer.tier[0], answer.score[0])
+    """
+
+    def __init__(self, address: str, *, max_message_bytes: int = 4 * 1024 * 1024) -> None:
+        self.address = address
+        self._input_names: dict[str, str] = {}
+        self._channel = grpc.aio.insecure_channel(address, client_options(max_message_bytes))
+
+    async def infer(
+        self,
+        x: NDArray[Any],
+        *,
+        model: str,
+        timeout_s: float = 1.0,
+        id: str = "",  # noqa: A002  # the protocol's word
+    ) -> Answer:
+        """Return the answer of `model` to `x`, `[B, *row]`.
+
+        Raises
+        ------
+        CallerError, TierError
+            As the tier would raise them in process; UnavailableError when it cannot be reached.
+        """
+        if model not in self._input_names:
+            self._input_names[model] = (await self._metadata(model, timeout_s)).inputs[0].name
+        request = request_bytes(x, model=model, input_name=self._input_names[model], id=id)
+        data = await self._call("ModelInfer", request, timeout_s)
+        try:
+            return answer_from_bytes(data, rows=len(x))
+        except UpstreamError as error:
+            raise EscaladeError(f"{self.address} answered something unusable: {error}") from error
+
+    async def ready(self, timeout_s: float = 1.0) -> bool:
+        """Return whether the server takes requests; False when it cannot be reached."""
+        try:
+            data = await self._call("ServerReady", b"", timeout_s)
+        except EscaladeError:
+            return False
+        return ServerReadyResponse.FromString(data).ready
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _metadata(self, model: str, timeout_s: float) -> ModelMetadataResponse:
+        request = ModelMetadataRequest(name=model).SerializeToString()
+        return ModelMetadataResponse.FromString(await self._call("ModelMetadata", request, timeout_s))
+
+    async def _call(self, method: str, request: bytes, timeout_s: float) -> bytes:
+        try:
+            return await bytes_call(self._channel, method)(request, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error.code(), error.details()) from error

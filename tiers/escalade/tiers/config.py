@@ -1,0 +1,224 @@
+"""What one tier's YAML may say: every key, its unit and its default.
+
+`config_file.load_config` reads the file, applies environment overrides and turns every mistake into
+one line that names file, line and key.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from escalade.tiers.errors import ConfigError
+from escalade.tiers.preprocess import StepSpec
+from escalade.tiers.providers import Provider, full_name
+
+TierName = Literal["endpoint", "edge_node", "edge_server"]
+OutputKind = Literal["logits", "posterior", "raw"]
+Datatype = Literal[
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"
+]
+DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype("<u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype("<i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+}
+"""The protocol's names of tensor types, as numpy types."""
+
+DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def host_port(address: str) -> tuple[str, int]:
+    """Split `host:port` (or `[::1]:port`); ValueError when it is neither."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{address!r} is not host:port, for example 127.0.0.1:8001")
+    return host.strip("[]"), int(port)
+
+
+def _address(value: str) -> str:
+    host_port(value)
+    return value
+
+
+def _provider(value: Any) -> Any:
+    if isinstance(value, str):
+        value = {"name": value}
+    if isinstance(value, dict) and isinstance(value.get("name"), str):
+        try:
+            value = {**value, "name": full_name(value["name"])}
+        except ConfigError as error:
+            raise ValueError(error.message) from error
+    return value
+
+
+Address = Annotated[str, AfterValidator(_address)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """Frozen, and no key that is not written here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class InputConfig(Section):
+    """The tensor a caller sends, and the steps from it to the model's input."""
+
+    name: str | None = None
+    """Tensor name on the wire; default: the model's own."""
+    shape: list[int] | None = None
+    """One row's shape, -1 for any size; default: the model's, without the batch."""
+    datatype: Datatype | None = Field(default=None, validation_alias="dtype", serialization_alias="dtype")
+    """Default: the model's."""
+    steps: list[StepSpec] = []
+
+
+class ProviderConfig(Section):
+    """An execution provider: `cuda`, or with options, or `required`."""
+
+    name: str
+    options: dict[str, Any] = {}
+    required: bool = False
+
+    def as_provider(self) -> Provider:
+        """Return the plain value that `model` works with."""
+        return Provider(self.name, self.options, self.required)
+
+
+class ModelConfig(Section):
+    """The ONNX model and how to read its output."""
+
+    file: Path
+    name: str | None = None
+    """Name on the wire; default: the file's stem."""
+    version: str = "1"
+    input: InputConfig = InputConfig()
+    output: str | None = None
+    """The output that holds the classes; default: the model's first."""
+    output_kind: OutputKind = "logits"
+    """`raw`: not a classifier; the outputs are answered as they are and `score` is the user's own."""
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Divides the logits before softmax; see `escalade.policies.fit_temperature`."""
+    providers: list[Annotated[ProviderConfig, BeforeValidator(_provider)]] = [
+        ProviderConfig(name="CPUExecutionProvider")
+    ]
+    """In order of preference. A missing one is logged, and an error only when `required`."""
+    threads: PositiveInt = 1
+    """onnxruntime's intra-op threads."""
+
+    @property
+    def served_name(self) -> str:
+        """The model's name on the wire."""
+        return self.name or self.file.stem
+
+
+class UpstreamConfig(Section):
+    """The tier above: another escalade tier or any Open Inference Protocol server."""
+
+    address: Address
+    model: str | None = None
+    """The model's name there; default: this tier's own."""
+    version: str = ""
+    """Default: the server's choice."""
+    input: str | None = None
+    """The input tensor's name there; default: this tier's own."""
+    output: str = "posterior"
+    """The output that holds the classes."""
+    output_kind: Literal["logits", "posterior"] = "posterior"
+    tier: str | None = None
+    """What to call it in answers when it does not say itself; default: the next tier's name."""
+    timeout_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1000.0
+    """The longest wait for an answer, whatever the request's deadline."""
+    reserve_ms: Milliseconds = 10.0
+    """Kept back from the deadline for this tier's own answer (at most a quarter of what is left)."""
+    max_batch: PositiveInt = 64
+    """Most rows in one call."""
+
+
+class ListenConfig(Section):
+    """Where the tier serves."""
+
+    address: Address = "127.0.0.1:8001"
+    """Port 0: any free one."""
+    reflection: bool = True
+
+
+class BatchingConfig(Section):
+    """How requests share a run of the model."""
+
+    max_batch: PositiveInt = 32
+    """Most rows in one run; 1 switches batching off."""
+    max_delay_ms: Milliseconds = 0.0
+    """Under load, how long a run may wait to fill. An idle tier never waits."""
+    workers: PositiveInt = 2
+    """Threads that run the model when it is too slow to run on the event loop."""
+    inline_below_us: Annotated[float, Field(ge=0)] = 150.0
+    """A model measured faster than this at warm-up runs on the event loop."""
+
+
+class LimitsConfig(Section):
+    """What bounds a tier's memory and time."""
+
+    max_queue: PositiveInt = 1024
+    """Requests in the tier at once; one more is refused with RESOURCE_EXHAUSTED."""
+    max_rows: PositiveInt = 256
+    """Rows in one request."""
+    max_message_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
+    default_deadline_ms: Annotated[float, Field(gt=0)] = 1000.0
+    """For callers that give none."""
+    drain_seconds: Annotated[float, Field(ge=0)] = 10.0
+    """On stop: the longest time for what was accepted to be answered."""
+
+
+class MetricsConfig(Section):
+    """Where Prometheus scrapes."""
+
+    address: Address = "127.0.0.1:9464"
+
+
+class LogConfig(Section):
+    """Logs on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+    """`auto`: for people on a terminal, JSON otherwise."""
+
+
+class TierConfig(Section):
+    """One tier, whole."""
+
+    tier: TierName
+    model: ModelConfig
+    score: str = "max_prob"
+    """`max_prob`, `margin`, `entropy`, `energy`, or `my_module:score` on the model's outputs."""
+    policy: dict[str, Any] = {"name": "AlwaysAccept"}
+    """`{name: Threshold, threshold: 0.8}`, or `{name: my_module:MyPolicy, ...}`."""
+    upstream: UpstreamConfig | None = None
+    listen: ListenConfig = ListenConfig()
+    batching: BatchingConfig = BatchingConfig()
+    limits: LimitsConfig = LimitsConfig()
+    metrics: MetricsConfig | None = None
+    log: LogConfig = LogConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _an_upstream_needs_a_policy(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("upstream") and not data.get("policy"):
+            raise ValueError(
+                "an upstream without a policy would never be asked; add `policy: {name: Threshold, threshold: 0.8}`"
+            )
+        return data

@@ -1,0 +1,207 @@
+"""A tier as a running service: built from a configuration, opened, served, drained, closed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import structlog
+from prometheus_client import CollectorRegistry, start_http_server
+
+from escalade.policies import load_policy, load_score
+from escalade.tiers.config import TierConfig, TierName, host_port
+from escalade.tiers.config_file import load_config, parse_config
+from escalade.tiers.errors import ConfigError, SetupError
+from escalade.tiers.head import Head
+from escalade.tiers.metrics import TierMetrics
+from escalade.tiers.model import OnnxModel
+from escalade.tiers.tier import Tier
+from escalade.tiers.wire.server import GrpcServer
+from escalade.tiers.wire.servicer import InferenceServicer
+from escalade.tiers.wire.upstream import GrpcUpstream
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from escalade.tiers.answer import Answer
+
+log = structlog.get_logger(__name__)
+
+
+class Service:
+    """What endpoint, edge node and edge server have in common.
+
+    Use it in process, `async with Endpoint.from_config("tier.yaml") as e: await e.infer(x)`, and call
+    `listen` for others to reach it.
+    """
+
+    tier_name: ClassVar[TierName]
+
+    def __init__(self, config: TierConfig) -> None:
+        if config.tier != self.tier_name:
+            command = config.tier.replace("_", "-")
+            raise ConfigError(
+                f"this is the configuration of an {command}, not of an {self.tier_name.replace('_', '-')}; "
+                f"use `escalade serve {command}`",
+                key="tier",
+            )
+        self.config = config
+        self._tier: Tier | None = None
+        self._servicer: InferenceServicer | None = None
+        self._server: GrpcServer | None = None
+        self._metrics_server: Any = None
+
+    @classmethod
+    def from_config(cls, config: TierConfig | Mapping[str, Any] | str | Path) -> Self:
+        """Return a service that is not started yet.
+
+        Parameters
+        ----------
+        config:
+            A YAML file, a mapping of the same form, or a `TierConfig`.
+
+        Raises
+        ------
+        ConfigError
+            When the configuration is wrong.
+        """
+        if isinstance(config, (str, Path)):
+            config = load_config(config)
+        elif isinstance(config, Mapping):
+            config = parse_config(config)
+        return cls(config)
+
+    @property
+    def tier(self) -> Tier:
+        """The tier; RuntimeError before `start`."""
+        if self._tier is None:
+            raise RuntimeError(f"the {self.tier_name} is not started; use `async with`")
+        return self._tier
+
+    async def start(self) -> None:
+        """Load the model, warm it up, open the link upward.
+
+        Raises
+        ------
+        SetupError
+            When the model, a provider, the score or the policy does not work.
+        """
+        config = self.config
+        model = OnnxModel(config.model)
+        score = load_score(config.score, config.model.output_kind)
+        head = Head(model, config.model.temperature, score)
+        metrics = TierMetrics(self.tier_name, model.name)
+        upstream = config.upstream
+        link: GrpcUpstream | None = None
+        if upstream:
+            link = GrpcUpstream(
+                upstream,
+                tier=self.tier_name,
+                model=model,
+                score=score,
+                metrics=metrics,
+                max_message_bytes=config.limits.max_message_bytes,
+            )
+        self._tier = Tier(
+            self.tier_name,
+            model,
+            head,
+            load_policy(config.policy),
+            link,
+            batching=config.batching,
+            limits=config.limits,
+            metrics=metrics,
+            upstream_reserve_s=upstream.reserve_ms / 1e3 if upstream else 0.0,
+            upstream_timeout_s=upstream.timeout_ms / 1e3 if upstream else 0.0,
+            upstream_max_batch=upstream.max_batch if upstream else 1,
+        )
+        log.info(
+            "model ready",
+            tier=self.tier_name,
+            model=model.name,
+            sha256=model.sha256[:12],
+            providers=model.providers,
+            row_us=round(model.run_us, 1),
+            inline=self._tier.runs_inline,
+        )
+
+    async def listen(self) -> str:
+        """Serve the tier over gRPC, and its metrics where configured; return the bound address.
+
+        Raises
+        ------
+        SetupError
+            When an address cannot be bound.
+        """
+        config = self.config
+        if config.metrics and self._metrics_server is None:
+            self._metrics_server = _serve_metrics(self.tier.metrics, config.metrics.address)
+        self._servicer = InferenceServicer(
+            self.tier,
+            version=version("escalade"),
+            default_deadline_s=config.limits.default_deadline_ms / 1e3,
+            clock=time.monotonic,
+        )
+        self._server = GrpcServer(
+            self._servicer,
+            config.listen.address,
+            max_message_bytes=config.limits.max_message_bytes,
+            reflection_on=config.listen.reflection,
+        )
+        address = await self._server.start()
+        metrics_port = self._metrics_server.server_port if self._metrics_server else None
+        log.info("serving", tier=self.tier_name, address=address, metrics_port=metrics_port)
+        return address
+
+    async def infer(self, x: NDArray[Any], deadline_ms: float | None = None) -> Answer:
+        """Return the answer to `x`, `[B, *row]`, within `deadline_ms` (default: `limits.default_deadline_ms`).
+
+        Raises
+        ------
+        CallerError, TierError
+            See `escalade.tiers.errors`.
+        """
+        limit_ms = self.config.limits.default_deadline_ms if deadline_ms is None else deadline_ms
+        return await self.tier.infer(x, time.monotonic() + limit_ms / 1e3)
+
+    async def close(self) -> None:
+        """Finish what was accepted, refuse what is new, within `limits.drain_seconds`; then let everything go."""
+        if self._tier is None:
+            return
+        self._tier.draining = True
+        if self._server:
+            await self._server.stop(self.config.limits.drain_seconds)
+            self._server = None
+        await self._tier.close()
+        if self._metrics_server:
+            self._metrics_server.shutdown()
+            self._metrics_server.server_close()
+            self._metrics_server = None
+        log.info("stopped", tier=self.tier_name)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def _serve_metrics(metrics: TierMetrics, address: str) -> Any:
+    registry = CollectorRegistry()
+    registry.register(metrics)
+    host, port = host_port(address)
+    try:
+        server, _ = start_http_server(port, host, registry)
+    except OSError as error:
+        raise SetupError(
+            f"cannot serve metrics on {address}: {error.strerror}; set metrics.address to a free one"
+        ) from error
+    return server

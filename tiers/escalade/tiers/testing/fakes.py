@@ -1,0 +1,83 @@
+"""Fakes of the ports of `tiers`, for tests: ours and users'."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from escalade.tiers.answer import Answer, Hop
+from escalade.tiers.errors import UpstreamError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+
+class FakeUpstream:
+    """A tier above that answers every row with the same posterior, or fails as told.
+
+    Attributes
+    ----------
+    posterior:
+        What each row is answered with.
+    failure:
+        A reason of `answer.REASONS`: raised instead of answering.
+    hold:
+        While set, calls wait (until their timeout) for `hold.set()`.
+    calls:
+        The inputs of each call, in order.
+    timeouts_s:
+        The timeout of each call, in order.
+    """
+
+    def __init__(self, posterior: Sequence[float] = (0.01, 0.99), tier: str = "edge_server") -> None:
+        self.posterior, self.tier = list(posterior), tier
+        self.failure: str | None = None
+        self.hold: asyncio.Event | None = None
+        self.calls: list[NDArray[Any]] = []
+        self.timeouts_s: list[float] = []
+        self.closed = False
+
+    async def infer(self, x: NDArray[Any], timeout_s: float) -> Answer:
+        """Answer, or raise UpstreamError as told; see `upstream.Upstream`."""
+        self.calls.append(x)
+        self.timeouts_s.append(timeout_s)
+        if self.hold is not None:
+            try:
+                await asyncio.wait_for(self.hold.wait(), timeout_s)
+            except TimeoutError:
+                raise UpstreamError("timeout") from None
+        if self.failure is not None:
+            raise UpstreamError(self.failure)
+        rows = len(x)
+        posterior = np.tile(np.array(self.posterior, np.float32), (rows, 1))
+        return Answer(
+            score=posterior.max(axis=1),
+            tier=[self.tier] * rows,
+            degraded=np.zeros(rows, np.bool_),
+            posterior=posterior,
+            label=posterior.argmax(axis=1),
+            path=(Hop(self.tier, 1.0),),
+        )
+
+    async def close(self) -> None:
+        """Note that it was closed."""
+        self.closed = True
+
+
+class ManualClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        """Return the time, seconds."""
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Move the time on."""
+        self.now += seconds

@@ -1,0 +1,136 @@
+"""The tier above, as a tier sees it, and the gathering of rows on their way to it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from escalade.tiers.errors import UpstreamError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from escalade.tiers.answer import Answer
+
+
+class Upstream(Protocol):
+    """A port to the tier above.
+
+    Guaranteed: `infer` returns one row of answer for each row of input, in order, with finite posteriors
+    when there are any, within `timeout_s`, or raises UpstreamError. Not guaranteed: that the tier above
+    did not see the rows when it raises.
+    """
+
+    async def infer(self, x: NDArray[Any], timeout_s: float) -> Answer:
+        """Return the answer of the tier above to `x`, `[B, ...]`."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the link."""
+        ...
+
+
+@dataclass(slots=True)
+class _Item:
+    x: NDArray[Any]
+    deadline: float
+    future: asyncio.Future[Answer]
+
+
+class Gatherer:
+    """Sends rows that became uncertain in the same turn of the event loop upward in one call.
+
+    A run of the model that several requests shared ends in one turn, so its uncertain rows travel
+    together. Each request still waits no longer than its own deadline.
+
+    Parameters
+    ----------
+    max_batch:
+        Most rows in one call; a request with more is split.
+    clock:
+        Seconds, monotonic; the same that deadlines are given in.
+    """
+
+    def __init__(self, upstream: Upstream, *, max_batch: int, clock: Callable[[], float]) -> None:
+        self._upstream, self._max_batch, self._clock = upstream, max_batch, clock
+        self._waiting: list[_Item] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.latency_ms = float("nan")
+        """Recent time of a call that was answered: exponentially weighted, over about ten calls."""
+
+    async def infer(self, x: NDArray[Any], deadline: float) -> list[Answer]:
+        """Return the answers to consecutive parts of `x`; UpstreamError when any part had none in time."""
+        parts = [self._submit(x[i : i + self._max_batch], deadline) for i in range(0, len(x), self._max_batch)]
+        return [await parts[0]] if len(parts) == 1 else await asyncio.gather(*parts)
+
+    async def close(self) -> None:
+        """End the calls under way and let go of the link."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._upstream.close()
+
+    def _submit(self, x: NDArray[Any], deadline: float) -> asyncio.Future[Answer]:
+        loop = asyncio.get_running_loop()
+        item = _Item(x, deadline, loop.create_future())
+        if not self._waiting:
+            loop.call_soon(self._flush)
+        self._waiting.append(item)
+        return item.future
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        while waiting:
+            group, rows, rest = [waiting[0]], len(waiting[0].x), []
+            for item in waiting[1:]:
+                if rows + len(item.x) <= self._max_batch and item.x.shape[1:] == group[0].x.shape[1:]:
+                    group.append(item)
+                    rows += len(item.x)
+                else:
+                    rest.append(item)
+            task = asyncio.create_task(self._call(group))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            waiting = rest
+
+    async def _call(self, group: list[_Item]) -> None:
+        x = group[0].x if len(group) == 1 else np.concatenate([item.x for item in group])
+        started = self._clock()
+        last = max(item.deadline for item in group)
+        timers = [
+            asyncio.get_running_loop().call_later(item.deadline - started, _fail, item, UpstreamError("timeout"))
+            for item in group
+            if item.deadline < last
+        ]
+        try:
+            answer = await self._upstream.infer(x, last - started)
+        except UpstreamError as error:
+            for item in group:
+                _fail(item, UpstreamError(error.reason, str(error)))
+        except BaseException:
+            for item in group:
+                _fail(item, UpstreamError("unavailable", "the link was closed"))
+            raise
+        else:
+            elapsed_ms = (self._clock() - started) * 1e3
+            known = self.latency_ms == self.latency_ms
+            self.latency_ms = self.latency_ms + 0.1 * (elapsed_ms - self.latency_ms) if known else elapsed_ms
+            start = 0
+            for item in group:
+                stop = start + len(item.x)
+                if not item.future.done():
+                    item.future.set_result(answer if len(group) == 1 else answer.rows(start, stop))
+                start = stop
+        finally:
+            for timer in timers:
+                timer.cancel()
+
+
+def _fail(item: _Item, error: UpstreamError) -> None:
+    if not item.future.done():
+        item.future.set_exception(error)

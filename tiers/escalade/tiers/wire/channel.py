@@ -1,0 +1,56 @@
+"""Options of gRPC channels and servers: small messages, dead peers noticed in seconds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    import grpc.aio
+
+    BytesCall = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+
+SERVICE = "inference.GRPCInferenceService"
+"""The Open Inference Protocol's service."""
+
+ChannelOptions = list[tuple[str, int]]
+
+_KEEPALIVE: ChannelOptions = [
+    ("grpc.keepalive_time_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.http2.ping_timeout_ms", 2_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+
+
+def client_options(max_message_bytes: int) -> ChannelOptions:
+    """Return what a tier's link upward is opened with: reconnects within 2 s of a peer's return."""
+    return [
+        *_KEEPALIVE,
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.min_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.enable_retries", 0),
+        # A link of its own: tiers in one process (tests, simulations) must not share a connection's fate.
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+
+
+def server_options(max_message_bytes: int) -> ChannelOptions:
+    """Return what a tier serves with: one process a port, pings of the profile above allowed."""
+    return [
+        *_KEEPALIVE,
+        ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_metadata_size", 16 * 1024),
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+def bytes_call(channel: grpc.aio.Channel, method: str) -> BytesCall:
+    """Return a unary call of the protocol's service that takes and returns serialised messages."""
+    return cast("BytesCall", channel.unary_unary(f"/{SERVICE}/{method}"))

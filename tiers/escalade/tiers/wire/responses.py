@@ -1,0 +1,148 @@
+"""What any server of the protocol answers, as an `Answer`: escalade's own facts where it sends them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from escalade.policies import MAX_PROB, softmax
+from escalade.protos.oip.open_inference_pb2 import ModelInferRequest, ModelInferResponse
+from escalade.tiers.answer import Answer, Hop
+from escalade.tiers.errors import InputError, UpstreamError
+from escalade.tiers.wire.codec import FACTS
+from escalade.tiers.wire.tensors import array_from_tensor, raw_from_array
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from escalade.policies import Score
+
+
+def request_bytes(
+    x: NDArray[Any],
+    *,
+    model: str,
+    version: str = "",
+    input_name: str,
+    id: str = "",  # noqa: A002  # the protocol's word
+    outputs: Sequence[str] = (),
+    deadline_ms: int | None = None,
+) -> bytes:
+    """Return a ModelInferRequest for `x`, `[B, ...]`, as bytes."""
+    message = ModelInferRequest(model_name=model, model_version=version, id=id)
+    tensor = message.inputs.add()
+    tensor.name = input_name
+    tensor.datatype, raw = raw_from_array(x)
+    tensor.shape.extend(x.shape)
+    message.raw_input_contents.append(raw)
+    for name in outputs:
+        message.outputs.add().name = name
+    if deadline_ms is not None:
+        message.parameters["escalade.deadline_ms"].int64_param = deadline_ms
+    return message.SerializeToString()
+
+
+def answer_from_bytes(
+    data: bytes,
+    *,
+    rows: int,
+    output: str = "posterior",
+    output_kind: str = "posterior",
+    tier: str = "upstream",
+    score: Score = MAX_PROB,
+    raw: bool = False,
+) -> Answer:
+    """Return the answer to `rows` rows that a ModelInferResponse holds.
+
+    Parameters
+    ----------
+    output, output_kind:
+        Which output holds the classes of a server that is not escalade, and as what.
+    tier, score:
+        Its name, and the score of its posterior, where it does not say them itself.
+    raw:
+        The model is no classifier: all its outputs are the answer.
+
+    Raises
+    ------
+    UpstreamError
+        `bad_answer` when the response cannot be read, lacks the output, has another number of rows, or
+        holds numbers that are no posterior.
+    """
+    try:
+        response = ModelInferResponse.FromString(data)
+        arrays = output_arrays(response)
+    except (DecodeError, InputError, UnicodeDecodeError) as error:
+        raise UpstreamError("bad_answer", str(error)) from error
+    if wrong := next((name for name, array in arrays.items() if array.ndim == 0 or len(array) != rows), None):
+        raise UpstreamError("bad_answer", f"output {wrong!r} is {list(arrays[wrong].shape)} for {rows} rows")
+    facts = response.parameters
+    answer = Answer(
+        score=np.full(rows, -np.inf, np.float32),
+        tier=[tier] * rows,
+        degraded=np.zeros(rows, np.bool_),
+        reason=facts["escalade.reason"].string_param if "escalade.reason" in facts else "",
+        path=parse_path(facts["escalade.path"].string_param) if "escalade.path" in facts else (),
+    )
+    if raw:
+        answer.outputs = {name: array for name, array in arrays.items() if name not in FACTS}
+    else:
+        answer.posterior, answer.score = _posterior(arrays, output, output_kind, score)
+        answer.label = arrays["label"] if _is(arrays, "label", np.int64) else answer.posterior.argmax(axis=1)
+    if "escalade.tier" in facts:
+        answer.score = arrays["score"] if _is(arrays, "score", np.float32) else answer.score
+        answer.degraded = arrays["degraded"].copy() if _is(arrays, "degraded", np.bool_) else answer.degraded
+        if _is(arrays, "tier", np.object_):
+            answer.tier = [name.decode(errors="replace") for name in arrays["tier"].tolist()]
+    return answer
+
+
+def output_arrays(response: ModelInferResponse) -> dict[str, NDArray[Any]]:
+    """Return a response's outputs by name; InputError when they cannot be read."""
+    raw = response.raw_output_contents
+    if raw and len(raw) != len(response.outputs):
+        raise InputError(f"{len(response.outputs)} outputs came with {len(raw)} raw contents")
+    return {
+        tensor.name: array_from_tensor(tensor, raw[index] if raw else None)
+        for index, tensor in enumerate(response.outputs)
+    }
+
+
+def parse_path(text: str) -> tuple[Hop, ...]:
+    """Return the hops of `endpoint=2.410,edge_node=1.702`; what cannot be read is left out."""
+    hops = []
+    for part in text.split(","):
+        tier, _, elapsed = part.partition("=")
+        try:
+            hops.append(Hop(tier, float(elapsed)))
+        except ValueError:
+            continue
+    return tuple(hops)
+
+
+def _posterior(
+    arrays: dict[str, NDArray[Any]], output: str, kind: str, score: Score
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    if output not in arrays:
+        raise UpstreamError("bad_answer", f"there is no output {output!r}, only {', '.join(arrays) or 'none'}")
+    values = arrays[output]
+    if values.ndim != 2 or values.shape[1] == 0 or not np.issubdtype(values.dtype, np.floating):
+        raise UpstreamError("bad_answer", f"output {output!r} is {values.dtype} {list(values.shape)}, not [rows, classes]")
+    posterior = softmax(values) if kind == "logits" else np.array(values, np.float32)
+    # A NaN fails this comparison too.
+    if not (np.abs(posterior.sum(axis=1, dtype=np.float64) - 1) < 1e-2).all() or (posterior < -1e-6).any():
+        raise UpstreamError("bad_answer", f"output {output!r} is no posterior; is output_kind right?")
+    if score.needs == "posterior":
+        return posterior, score.batch(posterior)
+    if score.needs == "logits" and kind == "logits":
+        return posterior, score.batch(values)
+    return posterior, MAX_PROB.batch(posterior)
+
+
+def _is(arrays: dict[str, NDArray[Any]], name: str, dtype: type[np.generic]) -> bool:
+    """Whether the peer sent this per-row fact as it should be."""
+    return name in arrays and arrays[name].ndim == 1 and arrays[name].dtype == dtype

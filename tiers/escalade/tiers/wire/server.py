@@ -1,0 +1,77 @@
+"""The gRPC server around a tier: data path, health and reflection on one port."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import grpc
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from escalade.protos.oip import open_inference_pb2 as oip
+from escalade.tiers.config import host_port
+from escalade.tiers.errors import SetupError
+from escalade.tiers.wire.channel import SERVICE, server_options
+
+if TYPE_CHECKING:
+    from escalade.tiers.wire.servicer import InferenceServicer
+
+
+class GrpcServer:
+    """Serves until stopped.
+
+    Parameters
+    ----------
+    address:
+        `host:port`; port 0 takes any free one.
+    """
+
+    def __init__(
+        self, servicer: InferenceServicer, address: str, *, max_message_bytes: int, reflection_on: bool
+    ) -> None:
+        self._servicer, self._address = servicer, address
+        self._server = grpc.aio.server(options=server_options(max_message_bytes))
+        self._server.add_generic_rpc_handlers([servicer.handler()])
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if reflection_on:
+            names = [SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME]
+            reflection.enable_server_reflection(names, self._server, pool=_described())
+
+    async def start(self) -> str:
+        """Open the port and return the bound address.
+
+        Raises
+        ------
+        SetupError
+            When the address cannot be bound.
+        """
+        host, port = host_port(self._address)
+        try:
+            bound = self._server.add_insecure_port(self._address)
+        except RuntimeError:
+            bound = 0
+        if not bound:
+            raise SetupError(
+                f"cannot listen on {self._address}: another process has the port, or the address is not this machine's; "
+                "set listen.address to a free one"
+            )
+        await self._server.start()
+        for service in ("", SERVICE):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        return f"{f'[{host}]' if ':' in host else host}:{bound or port}"
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Refuse what is new, let what was accepted finish within `drain_seconds`, close the port."""
+        await self._health.enter_graceful_shutdown()
+        self._servicer.stop_reading()
+        await self._server.stop(drain_seconds)
+
+
+def _described() -> DescriptorPool:
+    """Return a pool that describes every service on the port, for reflection."""
+    pool = DescriptorPool()
+    for file in (oip.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
+        pool.AddSerializedFile(file.serialized_pb)
+    return pool

@@ -1,0 +1,51 @@
+"""The catalogue of errors as gRPC statuses: the one place that translates, both ways."""
+
+from __future__ import annotations
+
+import grpc
+
+from escalade.tiers import errors
+
+_STATUS: dict[type[errors.EscaladeError], grpc.StatusCode] = {
+    errors.InputError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
+    errors.TooLargeError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.DrainingError: grpc.StatusCode.UNAVAILABLE,
+    errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
+    errors.ModelError: grpc.StatusCode.INTERNAL,
+}
+
+_ERROR: dict[grpc.StatusCode, type[errors.EscaladeError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: errors.InputError,
+    grpc.StatusCode.NOT_FOUND: errors.NotFoundError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.OverloadedError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineError,
+    grpc.StatusCode.UNAVAILABLE: errors.UnavailableError,
+}
+
+_REASON = {
+    grpc.StatusCode.DEADLINE_EXCEEDED: "timeout",
+    grpc.StatusCode.UNAVAILABLE: "unavailable",
+    grpc.StatusCode.CANCELLED: "unavailable",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "overloaded",
+}
+
+
+def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
+    """Return the status and the public text of an error; nothing of an unexpected one leaks."""
+    code = _STATUS.get(type(error))  # type: ignore[arg-type]  # other types are simply not in it
+    if code is None:
+        return grpc.StatusCode.INTERNAL, "internal error; see the tier's log"
+    return code, str(error)
+
+
+def error_of(code: grpc.StatusCode, details: str | None) -> errors.EscaladeError:
+    """Return the error that a caller of a tier sees for a status."""
+    return _ERROR.get(code, errors.ModelError)(details or code.name)
+
+
+def reason_of(code: grpc.StatusCode) -> str:
+    """Return why a peer that ended a call with `code` gave no answer: a key of `answer.REASONS`."""
+    return _REASON.get(code, "rejected")

@@ -54,23 +54,30 @@ class Load:
 
     def __init__(self, server: Server, model: Model, *, output: str, input_name: str = "input") -> None:
         self._server, self._model, self._output = server, model, output
-        self._request = request_bytes(model, input_name)
+        self.request = request_bytes(model, input_name)
         self._channel = grpc.aio.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)])
         self._unary: Any = self._channel.unary_unary(f"/{SERVICE}/ModelInfer")
         self._stream: Any = self._channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")
 
     async def __aenter__(self) -> Self:
-        """Check the first answer against the bare model's."""
-        answer = oip.ModelInferResponse.FromString(await self._unary(self._request, timeout=TIMEOUT_S))
-        check_answer(answer, self._model, self._output)
+        await self.check()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._channel.close()
 
+    async def call(self) -> bytes:
+        """Send the request once."""
+        answer: bytes = await self._unary(self.request, timeout=TIMEOUT_S)
+        return answer
+
+    async def check(self) -> None:
+        """Check one answer against the bare model's; ValueError when it is another."""
+        check_answer(oip.ModelInferResponse.FromString(await self.call()), self._model, self._output)
+
     async def unary(self, concurrency: int, seconds: float) -> Sample:
         """Keep `concurrency` unary calls in flight."""
-        call, request = self._unary, self._request
+        call, request = self._unary, self.request
         times: list[float] = []
         clock = time.perf_counter
         stop = clock() + seconds
@@ -94,7 +101,7 @@ class Load:
     async def _keep_streaming(self, window: int, seconds: float, times: list[float]) -> None:
         clock, sent = time.perf_counter, deque[float]()
         stop = clock() + seconds
-        stream, request = self._stream(timeout=TIMEOUT_S + seconds), self._request
+        stream, request = self._stream(timeout=TIMEOUT_S + seconds), self.request
         for _ in range(window):
             sent.append(clock())
             await stream.write(request)

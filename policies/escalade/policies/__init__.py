@@ -1,8 +1,53 @@
+"""What decides whether an input is answered here or asked of the tier above.
+
+Pure: it needs numpy and pydantic, does no I/O, reads no clock and knows nothing of the wire.
+"""
+
+from escalade.policies.calibration import (
+    cheapest_threshold,
+    expected_calibration_error,
+    fit_temperature,
+)
+from escalade.policies.checks import check_policy
 from escalade.policies.constant import AlwaysAccept, AlwaysEscalate
-from escalade.policies.errors import PolicyConfigError
+from escalade.policies.errors import PolicyCheckError, PolicyConfigError
 from escalade.policies.loading import load_policy
 from escalade.policies.policy import Policy
-from escalade.policies.scores import *
+from escalade.policies.scores import (
+    ENERGY,
+    ENTROPY,
+    MARGIN,
+    MAX_PROB,
+    Score,
+    load_score,
+    posterior_one,
+    softmax,
+)
 from escalade.policies.threshold import Threshold
 from escalade.policies.types import Action, Batch, Context, Decisions
-from escalade.policies.scores import Score, MAX_PROB, softmax, posterior_one, load_score
+
+__all__ = [
+    "ENERGY",
+    "ENTROPY",
+    "MARGIN",
+    "MAX_PROB",
+    "Action",
+    "AlwaysAccept",
+    "AlwaysEscalate",
+    "Batch",
+    "Context",
+    "Decisions",
+    "Policy",
+    "PolicyCheckError",
+    "PolicyConfigError",
+    "Score",
+    "Threshold",
+    "cheapest_threshold",
+    "check_policy",
+    "expected_calibration_error",
+    "fit_temperature",
+    "load_policy",
+    "load_score",
+    "posterior_one",
+    "softmax",
+]

@@ -10,7 +10,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 
 class PolicyConfigError(ValueError):
@@ -70,3 +74,15 @@ class PolicyCheckError(AssertionError):
         count = len(self.rules)
         lines = "".join(f"\n  - {line}" for line in self.violations)
         return f"{self.policy} breaks {count} rule{'s' if count != 1 else ''}:{lines}"
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """Return what to put behind "no such name": a close match as a question, or a full stop.
+
+    Examples
+    --------
+    >>> did_you_mean("treshold", ["threshold"]), did_you_mean("x", ["threshold"])
+    ("; did you mean 'threshold'?", '.')
+    """
+    close = get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else "."

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from difflib import get_close_matches
 
-from escalade.policies.errors import PolicyConfigError
+from escalade.policies.errors import PolicyConfigError, did_you_mean
 
 
 def import_object(target: str, key: str) -> object:
@@ -52,8 +51,7 @@ def import_object(target: str, key: str) -> object:
     for name in path.split("."):
         if not hasattr(found, name):
             names = [other for other in vars(found) if not other.startswith("_")]
-            close = get_close_matches(name, names, n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else f"; it has {', '.join(names) or 'no names'}"
-            raise PolicyConfigError(key, f"no '{name}' in '{target}'{hint}")
+            hint = f"{did_you_mean(name, names)} It has {', '.join(names[:20]) or 'no names'}"
+            raise PolicyConfigError(key, f"no '{name}' for '{target}'{hint}")
         found = getattr(found, name)
     return found

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from escalade.policies.constant import AlwaysAccept, AlwaysEscalate
-from escalade.policies.errors import PolicyConfigError
+from escalade.policies.errors import PolicyConfigError, did_you_mean
 from escalade.policies.importing import import_object
 from escalade.policies.parameters import checked_parameters
 from escalade.policies.policy import Policy
@@ -45,7 +44,7 @@ def load_policy(spec: Mapping[str, Any], *, key: str = "policy") -> Policy:
     Traceback (most recent call last):
         ...
     escalade.policies.errors.PolicyConfigError: policy.treshold: Threshold has no parameter 'treshold'; \
-did you mean 'threshold'; it takes threshold
+did you mean 'threshold'? It takes threshold
     """
     if not isinstance(spec, Mapping) or not all(isinstance(name, str) for name in spec):
         raise PolicyConfigError(
@@ -67,9 +66,8 @@ did you mean 'threshold'; it takes threshold
 def _policy_class(name: str, key: str) -> type[Policy]:
     if ":" not in name:
         if name not in BUILT_IN:
-            close = get_close_matches(name, BUILT_IN, n=1, cutoff=0.5)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
-            raise PolicyConfigError(key, f"no policy '{name}'{hint}; there are {_choices()}")
+            hint = did_you_mean(name, BUILT_IN)
+            raise PolicyConfigError(key, f"no policy '{name}'{hint} There are {_choices()}")
         return BUILT_IN[name]
     found = import_object(name, key)
     if not (isinstance(found, type) and issubclass(found, Policy)):

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from inspect import Parameter, formatannotation, signature
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 from pydantic import ConfigDict, Field, PlainValidator, ValidationError, create_model
-from pydantic.fields import FieldInfo
 from pydantic_core import PydanticSerializationError, to_json
 
-from escalade.policies.errors import PolicyConfigError
+from escalade.policies.errors import PolicyConfigError, did_you_mean
 from escalade.policies.policy import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 
 def checked_parameters(
@@ -52,13 +52,9 @@ def checked_parameters(
     if len(names) == len(parameters):
         for name in values:
             if name not in names:
-                close = get_close_matches(name, names, n=1)
-                hint = f"; did you mean '{close[0]}'?" if close else ""
-                takes = f"it takes {', '.join(names)}" if names else "it takes no parameters"
-                raise PolicyConfigError(
-                    f"{key}.{name}", f"{kind.__name__} has no parameter '{name}'{hint}; {takes}"
-                )
-    fields: dict[str, tuple[Any, FieldInfo]] = {}
+                takes = f"{did_you_mean(name, names)} It takes {', '.join(names) or 'none'}"
+                raise PolicyConfigError(f"{key}.{name}", f"{kind.__name__} has no parameter '{name}'{takes}")
+    fields: dict[str, Any] = {}
     for number, name in enumerate(names):
         annotation = _loading(_annotation(parameters[name]), f"{key}.{name}", nested)
         required = parameters[name].default is Parameter.empty
@@ -66,7 +62,7 @@ def checked_parameters(
         fields[f"p{number}"] = (annotation, Field(alias=name) if required else Field(None, alias=name))
     config = ConfigDict(strict=True, extra="allow", arbitrary_types_allowed=True)
     try:
-        model = create_model(kind.__name__, __config__=config, **fields)  # type: ignore[call-overload]
+        model = create_model(kind.__name__, __config__=config, **fields)
         valid = model.model_validate_json(to_json(dict(values), inf_nan_mode="constants"))
     except ValidationError as error:
         raise _translated(error, kind, key, parameters) from error

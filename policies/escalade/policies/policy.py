@@ -57,7 +57,7 @@ class Policy(ABC):
         """
 
     def decide_one(self, score: float, context: Context) -> Action:
-        """Decide on one input; override it where wrapping `decide` (about 10 us) is too slow.
+        """Decide on one input; override it where wrapping `decide` (about 5 us) is too slow.
 
         Parameters
         ----------

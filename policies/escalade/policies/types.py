@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from math import inf, nan
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 
 class Action(IntEnum):
@@ -125,7 +127,9 @@ class Batch:
         if posterior is not None:
             probabilities = _converted("posterior", posterior, np.float32)
             if probabilities.ndim != 2:
-                raise ValueError(f"column 'posterior' must have shape [B, C], got {list(probabilities.shape)}")
+                raise ValueError(
+                    f"column 'posterior' must have shape [B, C], got {list(probabilities.shape)}"
+                )
             _same_length("posterior", len(probabilities), rows)
         return cls(
             scores,
@@ -167,8 +171,9 @@ class Batch:
 
     def take(self, index: slice | list[int] | NDArray[Any]) -> Batch:
         """Return the rows that `index` selects: a slice (views), a boolean mask or row numbers (copies)."""
-        columns = (getattr(self, field.name) for field in fields(self))
-        return Batch(*(None if column is None else column[index] for column in columns))
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        taken: dict[str, Any] = {name: None if c is None else c[index] for name, c in columns.items()}
+        return Batch(**taken)
 
 
 @dataclass(slots=True, eq=False)

@@ -95,7 +95,7 @@ def parse_config(data: Mapping[str, Any], *, base: Path | None = None, where: An
         load_policy(config.policy)
         load_score(config.score, config.model.output_kind)
     except PolicyConfigError as error:
-        keys = error.key.split(".") if error.key else ["policy"]
+        keys = [*error.key.split(".")] if error.key else ["policy"]
         text = str(error).removeprefix(f"{error.key}: ")
         raise fail(keys, text) from error
     file = (base or Path()) / config.model.file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -173,13 +174,17 @@ class Service:
         """Finish what was accepted, refuse what is new, within `limits.drain_seconds`; then let everything go."""
         if self._tier is None:
             return
-        self._tier.draining = True
+        limit_s = self.config.limits.drain_seconds
+        stop = time.monotonic() + limit_s
         if self._server:
-            await self._server.stop(self.config.limits.drain_seconds)
+            await self._server.announce_stop()
+        await self._tier.drain(limit_s)
+        if self._server:
+            await self._server.stop(max(0.0, stop - time.monotonic()))
             self._server = None
         await self._tier.close()
         if self._metrics_server:
-            self._metrics_server.shutdown()
+            await asyncio.to_thread(self._metrics_server.shutdown)
             self._metrics_server.server_close()
             self._metrics_server = None
         log.info("stopped", tier=self.tier_name)

@@ -13,6 +13,7 @@ tiers it serves, nor how bytes reach it.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from typing import TYPE_CHECKING, Any
@@ -98,7 +99,9 @@ class Tier:
         self._head, self._clock, self._uniform = head, clock, uniform
         self._reserve_s, self._timeout_s = upstream_reserve_s, upstream_timeout_s
         self._max_queue, self._max_rows = limits.max_queue, limits.max_rows
+        self._epoch = time.time() - clock()  # policies see the time of day, but never a jump of it
         self._pending = 0
+        self._drained = asyncio.Event()
         # How many rows the loop may run at once without being held longer than one inline run may take.
         self._inline_rows = int(min(batching.inline_below_us / model.run_us, batching.max_batch))
         self._batcher = Batcher(
@@ -148,6 +151,15 @@ class Tier:
             self.metrics.requests[error.outcome] += 1
             raise
 
+    async def drain(self, timeout_s: float) -> None:
+        """Refuse what is new and wait, at most so long, until what was accepted is answered."""
+        self.draining = True
+        if self._pending:
+            try:
+                await asyncio.wait_for(self._drained.wait(), timeout_s)
+            except TimeoutError:
+                log.warning("drain time is over", tier=self.name, unanswered=self._pending)
+
     async def close(self) -> None:
         """Stop the worker threads and the link to the tier above."""
         if self._gatherer:
@@ -172,6 +184,11 @@ class Tier:
             raise DeadlineError("the deadline had passed when the request arrived")
         return rows
 
+    def _leave(self) -> None:
+        self._pending -= 1
+        if self.draining and not self._pending:
+            self._drained.set()
+
     def _row_fits(self, shape: tuple[int, ...]) -> bool:
         return shape == self._row_shape or (
             not self._fixed_shape and all(want in (-1, got) for want, got in zip(self._row_shape, shape, strict=True))
@@ -186,7 +203,7 @@ class Tier:
             self.metrics.requests[error.outcome] += 1
             raise
         finally:
-            self._pending -= 1
+            self._leave()
         result = self._settle(x, outputs, started, deadline)
         return result if isinstance(result, Answer) else await result
 
@@ -236,16 +253,14 @@ class Tier:
             label=None if posterior is None else np.array([label]),
             outputs=None if posterior is not None else dict(zip(self.model.output_names, outputs, strict=True)),
         )
+        above_ms = self._gatherer.latency_ms if self._gatherer else FOREVER
+        # Positional: time_s, uniform, remaining_ms, bytes_up, upstream_ms, posterior.
         context = Context(
-            time_s=now,
-            uniform=self._uniform(),
-            remaining_ms=(deadline - now) * 1e3,
-            bytes_up=x.nbytes,
-            upstream_ms=self._gatherer.latency_ms if self._gatherer else FOREVER,
-            posterior=posterior,
+            self._epoch + now, self._uniform(), (deadline - now) * 1e3, x.nbytes, above_ms, posterior
         )
         try:
-            return answer, Action(self.policy.decide_one(score, context))
+            action = self.policy.decide_one(score, context)
+            return answer, action if action is ACCEPT else Action(action)
         except Exception as error:  # noqa: BLE001  # a user's policy may raise anything and must not stop the tier
             return answer, self._policy_failed(error)
 
@@ -268,7 +283,7 @@ class Tier:
         batch = Batch.of(
             score,
             posterior,
-            time_s=now,
+            time_s=self._epoch + now,
             uniform=[self._uniform() for _ in range(rows)],
             remaining_ms=(deadline - now) * 1e3,
             bytes_up=x.nbytes // rows,
@@ -312,7 +327,7 @@ class Tier:
             self._degrade(answer, up, error.reason)
             path = ()
         finally:
-            self._pending -= 1
+            self._leave()
             self.metrics.upstream_s.observe(self._clock() - now)
         return self._finish(answer, started, path)
 

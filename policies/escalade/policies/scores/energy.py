@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from math import exp, inf, isfinite, log
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from escalade.policies.scores.rounding import columns, noise, settle, to_float32
 from escalade.policies.scores.score import Needs, Score
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
 
 
 class Energy(Score):
     """The negative free energy of the logits, ``T * log(sum(exp(z / T)))``.
 
-    Source: Liu et al. (2020), "Energy-based out-of-distribution detection", section 2, eq. 4. It has no fixed range, so a threshold for one model says nothing about another. On outputs that are
-    already probabilities its log-sum-exp is a constant; `load_score` refuses that. A row with ``nan``
-    gives ``-inf``.
+    It has no fixed range, so a threshold for one model says nothing about another. On outputs that are
+    already probabilities its log-sum-exp says nothing either; `load_score` refuses that. A row with
+    ``nan`` gives ``-inf``.
+
+    Source: Liu et al. (2020), "Energy-based out-of-distribution detection", section 2, eq. 4.
 
     Parameters
     ----------

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from escalade.policies.errors import PolicyConfigError
+from escalade.policies.errors import PolicyConfigError, did_you_mean
 from escalade.policies.importing import import_object
 from escalade.policies.scores.custom import CustomScore
 from escalade.policies.scores.energy import ENERGY, Energy
 from escalade.policies.scores.posterior import ENTROPY, MARGIN, MAX_PROB
-from escalade.policies.scores.score import Score
+
+if TYPE_CHECKING:
+    from escalade.policies.scores.score import Score
 
 BUILT_IN: dict[str, Score] = {score.name: score for score in (MAX_PROB, MARGIN, ENTROPY, ENERGY)}
 
@@ -57,11 +58,8 @@ posterior, whose log-sum-exp says nothing; use max_prob, margin or entropy, or a
             raise PolicyConfigError(key, f"'{name}' is {function!r}, which cannot be called; name a function")
         return CustomScore(name, function)
     if name not in BUILT_IN:
-        close = get_close_matches(name, BUILT_IN, n=1)
-        hint = f"; did you mean '{close[0]}'?" if close else ""
-        raise PolicyConfigError(
-            key, f"no score '{name}'{hint}; there are {', '.join(BUILT_IN)}, or module:callable for your own"
-        )
+        hint = f"{did_you_mean(name, BUILT_IN)} There are {', '.join(BUILT_IN)}"
+        raise PolicyConfigError(key, f"no score '{name}'{hint}, or module:callable for your own")
     if output_kind == "raw":
         raise PolicyConfigError(
             key,

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from math import inf, isfinite, log2, nan
 from operator import mul
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from escalade.policies.scores.rounding import columns, noise, settle, to_float32
 from escalade.policies.scores.score import Needs, Score
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
 
 
 class MaxProb(Score):
@@ -121,9 +124,7 @@ def _one_less(h: NDArray[np.float64]) -> NDArray[np.float32]:
     return np.clip(1.0 - h.astype(np.float32).astype(np.float64), 0.0, 1.0).astype(np.float32)
 
 
-def _usable(
-    score: NDArray[np.float32] | NDArray[np.float64], p: NDArray[np.float64]
-) -> NDArray[np.float32]:
+def _usable(score: NDArray[np.float32] | NDArray[np.float64], p: NDArray[np.float64]) -> NDArray[np.float32]:
     """Round scores to float32, with ``-inf`` for the rows whose values do not sum to a finite number."""
     with np.errstate(invalid="ignore"):
         finite = np.isfinite(p.sum(axis=0))

@@ -8,12 +8,15 @@ one in ten thousand for ten classes, are recognised here and computed again as t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from ctypes import c_float
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike, NDArray
 
 ULP = 2.0**-52
 

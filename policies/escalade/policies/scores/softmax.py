@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from math import exp, inf, isfinite, nan
 from struct import Struct
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from escalade.policies.scores.rounding import columns, noise, settle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike, NDArray
 
 
 def softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float32]:

@@ -7,12 +7,17 @@ gRPC's UNKNOWN, and so that the time of parsing is inside the measured path.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from google.protobuf.message import DecodeError
 
-from escalade.protos.oip.open_inference_pb2 import ModelInferRequest, ModelInferResponse, ModelMetadataResponse
+from escalade.protos.oip.open_inference_pb2 import (
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelMetadataResponse,
+    ModelStreamInferResponse,
+)
 from escalade.tiers.errors import InputError, NotFoundError
 from escalade.tiers.wire.tensors import array_from_tensor, raw_from_array, raw_from_strings
 
@@ -24,6 +29,9 @@ if TYPE_CHECKING:
     from escalade.tiers.answer import Answer, Hop
     from escalade.tiers.model import OnnxModel
 
+HEADS_KEPT = 4096
+"""So many serialised heads of responses are kept; their number is bounded by shapes, tiers and reasons."""
+INFER_RESPONSE_TAG = bytes([ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER << 3 | 2])
 FACTS = ("score", "tier", "degraded")
 """Per-row outputs that every tier adds to its model's own."""
 
@@ -54,6 +62,7 @@ class Codec:
         self._model_outputs = [(spec.name, spec.datatype, spec.row_shape) for spec in model.outputs]
         names = [name for name, _, _ in self._model_outputs] if self._raw_kind else ["posterior", "label"]
         self.output_names = [*names, *FACTS]
+        self._heads: dict[tuple[Any, ...], bytes] = {}
 
     def check_model(self, name: str, version: str) -> None:
         """Raise NotFoundError unless this is the served model (an empty version means any)."""
@@ -102,32 +111,45 @@ class Codec:
         return request
 
     def encode(self, request: InferRequest, answer: Answer) -> bytes:
-        """Return the ModelInferResponse to `request` as bytes."""
-        return self.response(request, answer).SerializeToString()
+        """Return the ModelInferResponse to `request` as bytes.
 
-    def response(self, request: InferRequest, answer: Answer) -> ModelInferResponse:
-        """Return the ModelInferResponse to `request`."""
-        response = ModelInferResponse(model_name=self.name, model_version=self.version, id=request.id)
-        for name in request.outputs or self.output_names:
-            tensor = response.outputs.add()
-            tensor.name = name
-            if name == "tier" and "tier" not in (answer.outputs or {}):
-                tensor.datatype, raw = "BYTES", raw_from_strings(answer.tier)
-                tensor.shape.append(len(answer))
-            else:
-                array = self._array(name, answer)
-                tensor.datatype, raw = raw_from_array(array)
-                tensor.shape.extend(array.shape)
-            response.raw_output_contents.append(raw)
-        facts = response.parameters
-        highest = answer.tier[0] if len(answer) == 1 else _highest(answer)
-        facts["escalade.tier"].string_param = highest
-        facts["escalade.score"].string_param = f"{answer.score.min():.6g}"
-        facts["escalade.degraded"].bool_param = bool(answer.reason)
+        Serialised parts of one message may be joined (protobuf's rule for concatenation), so what is the
+        same for most answers is serialised once and kept.
+        """
+        rows = len(answer)
+        highest = answer.tier[0] if rows == 1 else _highest(answer)
+        names = request.outputs or self.output_names
+        if answer.outputs is None:
+            key = (rows, highest, answer.reason, *names)
+            head = self._heads.get(key)
+            if head is None:
+                if len(self._heads) >= HEADS_KEPT:
+                    self._heads.clear()
+                head = self._heads[key] = self._head(highest, answer, names)
+        else:
+            head = self._head(highest, answer, names)
+        rest = ModelInferResponse(id=request.id, raw_output_contents=[_raw(name, answer)[1] for name in names])
+        facts = rest.parameters
+        facts["escalade.score"].string_param = f"{answer.score[0] if rows == 1 else answer.score.min():.6g}"
         facts["escalade.path"].string_param = format_path(answer.path)
+        return head + rest.SerializeToString()
+
+    def encode_in_stream(self, request: InferRequest, answer: Answer) -> bytes:
+        """Return the ModelStreamInferResponse to `request` as bytes."""
+        response = self.encode(request, answer)
+        return INFER_RESPONSE_TAG + _varint(len(response)) + response
+
+    def _head(self, tier: str, answer: Answer, names: Sequence[str]) -> bytes:
+        """Return the part of a response that depends on its shape, not on its numbers."""
+        head = ModelInferResponse(model_name=self.name, model_version=self.version)
+        for name in names:
+            datatype, _, shape = _raw(name, answer)
+            head.outputs.add(name=name, datatype=datatype, shape=shape)
+        head.parameters["escalade.tier"].string_param = tier
+        head.parameters["escalade.degraded"].bool_param = bool(answer.reason)
         if answer.reason:
-            facts["escalade.reason"].string_param = answer.reason
-        return response
+            head.parameters["escalade.reason"].string_param = answer.reason
+        return head.SerializeToString()
 
     def metadata(self) -> ModelMetadataResponse:
         """Return what ModelMetadata says."""
@@ -152,12 +174,34 @@ class Codec:
             outputs=[*own, *(tensor(name=name, datatype=datatype, shape=[-1]) for name, datatype in facts)],
         )
 
-    @staticmethod
-    def _array(name: str, answer: Answer) -> NDArray[Any]:
-        if answer.outputs is not None and name in answer.outputs:
-            return answer.outputs[name]
-        array = getattr(answer, name)
-        return np.asarray(array)
+
+_FACT_TYPES = {"posterior": "FP32", "label": "INT64", "score": "FP32", "degraded": "BOOL"}
+
+
+def _raw(name: str, answer: Answer) -> tuple[str, bytes, Sequence[int]]:
+    """Return datatype, raw contents and shape of one output."""
+    if answer.outputs is not None and name in answer.outputs:
+        array = answer.outputs[name]
+        return *raw_from_array(array), array.shape
+    if name == "tier":
+        return "BYTES", _tier_bytes(tuple(answer.tier)), (len(answer),)
+    array = getattr(answer, name)
+    return _FACT_TYPES[name], array.tobytes(), array.shape
+
+
+@lru_cache(maxsize=1024)
+def _tier_bytes(names: tuple[str, ...]) -> bytes:
+    return raw_from_strings(names)
+
+
+def _varint(value: int) -> bytes:
+    """Return protobuf's encoding of a length."""
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
 
 
 def format_path(path: Sequence[Hop]) -> str:

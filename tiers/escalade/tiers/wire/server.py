@@ -62,11 +62,14 @@ class GrpcServer:
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return f"{f'[{host}]' if ':' in host else host}:{bound or port}"
 
-    async def stop(self, drain_seconds: float) -> None:
-        """Refuse what is new, let what was accepted finish within `drain_seconds`, close the port."""
+    async def announce_stop(self) -> None:
+        """Say NOT_SERVING and read no more from open streams; calls are still taken, for the tier to refuse."""
         await self._health.enter_graceful_shutdown()
         self._servicer.stop_reading()
-        await self._server.stop(drain_seconds)
+
+    async def stop(self, grace_s: float) -> None:
+        """Close the port; calls under way have `grace_s` to end."""
+        await self._server.stop(grace_s)
 
 
 def _described() -> DescriptorPool:

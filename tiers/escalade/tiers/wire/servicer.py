@@ -101,20 +101,16 @@ class InferenceServicer:
         try:
             result = self._tier.begin(request.x, self._deadline(request, None))
             if isinstance(result, Answer):
-                return request.id, self._stream_response(request, result)
+                return request.id, self.codec.encode_in_stream(request, result)
         except Exception as error:  # noqa: BLE001  # as above
             return request.id, self._stream_error(request.id, error)
         return request.id, self._finish_stream_request(request, result)
 
     async def _finish_stream_request(self, request: InferRequest, result: Awaitable[Answer]) -> bytes:
         try:
-            return self._stream_response(request, await result)
+            return self.codec.encode_in_stream(request, await result)
         except Exception as error:  # noqa: BLE001  # as above
             return self._stream_error(request.id, error)
-
-    def _stream_response(self, request: InferRequest, answer: Answer) -> bytes:
-        response = self.codec.response(request, answer)
-        return oip.ModelStreamInferResponse(infer_response=response).SerializeToString()
 
     def _stream_error(self, request_id: str, error: Exception) -> bytes:
         code, text = self._status(error)

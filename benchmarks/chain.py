@@ -1,0 +1,93 @@
+"""B4: three tiers, everything escalated twice, against two bare hops and the three bare models."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AsyncExitStack
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.load import Load
+from benchmarks.processes import echo_server, escalade_server, pinned, split_cores
+from benchmarks.report import Row
+from escalade.tiers import Endpoint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from benchmarks.models import Models
+    from benchmarks.repeats import Settings
+
+TARGET = 1.35
+
+
+async def measure(models: Models, folder: Path, settings: Settings) -> tuple[list[Row], dict[str, Any]]:
+    """Time `Endpoint.infer` here, the edge node and the edge server being processes of their own."""
+    node_cores, own_cores = split_cores()
+    policy = {"name": "AlwaysEscalate"}
+    async with AsyncExitStack() as stack:
+        # Neighbours on the way never share a core, nor do they with the echo.
+        top = escalade_server({"tier": "edge_server", "model": {"file": str(models.large.file)}}, folder, own_cores)
+        server = stack.enter_context(top)
+        node_config = {
+            "tier": "edge_node",
+            "model": {"file": str(models.small.file)},
+            "policy": policy,
+            "upstream": {"address": server.address, "model": "large"},
+        }
+        node = stack.enter_context(escalade_server(node_config, folder, node_cores))
+        echo = stack.enter_context(echo_server(node_cores))
+        stack.enter_context(pinned(own_cores))
+        load = await stack.enter_async_context(EchoLoad(echo, models.small, output=""))
+        config = {
+            "tier": "endpoint",
+            "model": {
+                "file": str(models.tiny.file),
+                "input": {"shape": list(models.small.x.shape[1:]), "steps": [{"flatten": True}]},
+            },
+            "policy": policy,
+            "upstream": {"address": node.address, "model": "small"},
+        }
+        endpoint = await stack.enter_async_context(Endpoint.from_config(config))
+        ours_ms, hop_ms, models_ms = [], [], []
+        for _ in range(settings.repeats + 1):
+            ours_ms.append(await _chain_p50_ms(endpoint, models, settings.seconds))
+            hop_ms.append((await load.unary(1, settings.seconds / 2)).p50_ms)
+            models_ms.append(sum(model.run_us() for model in (models.tiny, models.small, models.large)) / 1e3)
+    ours_ms, hop_ms, models_ms = ours_ms[1:], hop_ms[1:], models_ms[1:]  # the first repeat was the warm-up
+    floors = [2 * hop + models for hop, models in zip(hop_ms, models_ms, strict=True)]
+    value = median(ours / floor for ours, floor in zip(ours_ms, floors, strict=True))
+    detail = (
+        f"ours {median(ours_ms):.2f} ms; 2 x echo hop {median(hop_ms):.2f} ms + models {median(models_ms):.2f} ms"
+    )
+    rows = [Row("B4", "chain of three, p50 / (2 hops + models)", value, "x", TARGET, detail=detail)]
+    return rows, {"B4": {"ours_ms": ours_ms, "hop_ms": hop_ms, "models_ms": models_ms}}
+
+
+class EchoLoad(Load):
+    """Loads the echo, whose answer is the request."""
+
+    async def check(self) -> None:
+        """Compare the two."""
+        if await self.call() != self.request:
+            raise ValueError("the echo did not answer with the request")
+
+
+async def _chain_p50_ms(endpoint: Endpoint, models: Models, seconds: float) -> float:
+    """Ask one after the other; every answer must be the edge server's, in full."""
+    x, clock = models.small.x, time.perf_counter
+    times: list[float] = []
+    stop = clock() + seconds
+    start = clock()
+    while start < stop or not times:
+        answer = await endpoint.infer(x)
+        end = clock()
+        if answer.tier != ["edge_server"] or answer.reason or answer.posterior is None:
+            raise ValueError(f"not answered by the edge server: {answer}")
+        times.append(end - start)
+        start = clock()
+    if not np.allclose(answer.posterior, models.large.expected(), atol=1e-5):
+        raise ValueError(f"{answer.posterior} is not the edge server's model's own posterior")
+    return median(times) * 1e3

@@ -78,11 +78,13 @@ def generate(target: Path) -> None:
             module.write_text(private_module(source, files.file[0]))
             stub = module.with_suffix(".pyi")
             stub.write_text(
-                stub.read_text().replace(
+                stub.read_text()
+                .replace(
                     "DESCRIPTOR: google.protobuf.descriptor.FileDescriptor\n",
                     "DESCRIPTOR: google.protobuf.descriptor.FileDescriptor\n"
                     "POOL: google.protobuf.descriptor_pool.DescriptorPool\n",
-                ).replace(
+                )
+                .replace(
                     "import google.protobuf.descriptor\n",
                     "import google.protobuf.descriptor\nimport google.protobuf.descriptor_pool\n",
                 )

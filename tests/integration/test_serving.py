@@ -60,6 +60,26 @@ async def served(start: Start) -> AsyncIterator[tuple[Service, Peer]]:
     await peer.channel.close()
 
 
+@pytest_asyncio.fixture
+async def hanging() -> AsyncIterator[tuple[int, asyncio.Event]]:
+    """A server that holds every ModelInfer until the event is set, then refuses it; its port and the event."""
+    event = asyncio.Event()
+
+    async def hold(data: bytes, context: Any) -> bytes:
+        await event.wait()
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "held")
+        raise AssertionError
+
+    server = grpc.aio.server()
+    handlers: dict[str, Any] = {"ModelInfer": grpc.unary_unary_rpc_method_handler(hold)}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield port, event
+    event.set()
+    await server.stop(None)
+
+
 @pytest.fixture
 def peer(served: tuple[Service, Peer]) -> Peer:
     return served[1]
@@ -268,22 +288,11 @@ async def test_a_stream_answers_many_requests_in_order(peer: Peer) -> None:
             assert output_arrays(reply.infer_response)["label"].tolist() == [index % 4]
 
 
-async def test_a_stream_answers_requests_with_ids_as_they_are_ready(start: Start) -> None:
+async def test_a_stream_answers_requests_with_ids_as_they_are_ready(
+    start: Start, hanging: tuple[int, asyncio.Event]
+) -> None:
     """One that waits for the tier above does not hold up the ones behind it, unless order is asked for."""
-    held = asyncio.Event()
-
-    async def never_mind(data: bytes, context: Any) -> bytes:
-        await held.wait()
-        await context.abort(grpc.StatusCode.UNAVAILABLE, "held")
-        raise AssertionError
-
-    slow = grpc.aio.server()
-    handlers = {"ModelInfer": grpc.unary_unary_rpc_method_handler(never_mind)}
-    slow.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers)]
-    )
-    port = slow.add_insecure_port("127.0.0.1:0")
-    await slow.start()
+    port, held = hanging
     _, address = await start("edge_node", upstream=f"127.0.0.1:{port}", limits={"default_deadline_ms": 20_000})
     peer = Peer(address)
     stream = peer.stream()
@@ -298,24 +307,11 @@ async def test_a_stream_answers_requests_with_ids_as_they_are_ready(start: Start
     assert second.infer_response.parameters["escalade.reason"].string_param == "unavailable"
     await stream.done_writing()
     await peer.channel.close()
-    await slow.stop(None)
 
 
-async def test_a_stream_request_has_its_own_deadline(start: Start) -> None:
+async def test_a_stream_request_has_its_own_deadline(start: Start, hanging: tuple[int, asyncio.Event]) -> None:
     """`escalade.deadline_ms` bounds one request of a stream: the answer comes in time, degraded."""
-    held = asyncio.Event()
-
-    async def hang(data: bytes, context: Any) -> bytes:
-        await held.wait()
-        return b""
-
-    slow = grpc.aio.server()
-    handlers = {"ModelInfer": grpc.unary_unary_rpc_method_handler(hang)}
-    slow.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers)]
-    )
-    port = slow.add_insecure_port("127.0.0.1:0")
-    await slow.start()
+    port, _ = hanging
     _, address = await start("edge_node", upstream=f"127.0.0.1:{port}")
     peer = Peer(address)
     stream = peer.stream()
@@ -323,10 +319,8 @@ async def test_a_stream_request_has_its_own_deadline(start: Start) -> None:
     await stream.write(request_bytes(unsure, model="m", input_name="input", deadline_ms=40))
     reply = oip.ModelStreamInferResponse.FromString(await stream.read())
     assert reply.infer_response.parameters["escalade.reason"].string_param == "timeout"
-    held.set()
     await stream.done_writing()
     await peer.channel.close()
-    await slow.stop(None)
 
 
 async def test_a_caller_that_leaves_a_stream_leaves_nothing_behind(served: tuple[Service, Peer]) -> None:
@@ -342,7 +336,7 @@ async def test_a_caller_that_leaves_a_stream_leaves_nothing_behind(served: tuple
 
 async def test_a_stopping_tier_finishes_what_it_accepted_and_refuses_what_is_new(start: Start) -> None:
     """Draining: the answer on its way arrives, the open stream ends well, new calls get UNAVAILABLE."""
-    above, above_address = await start("edge_server", model="sure")
+    _, above_address = await start("edge_server", model="sure")
     service, address = await start("edge_node", upstream=above_address)
     peer = Peer(address)
     stream = peer.stream()
@@ -350,8 +344,8 @@ async def test_a_stopping_tier_finishes_what_it_accepted_and_refuses_what_is_new
     await stream.read()
     unsure = np.array([[0.1, 0, 0, 0]], np.float32)
     calls = [asyncio.create_task(peer.infer(request_bytes(unsure, model="m", input_name="input"))) for _ in range(8)]
-    while service.tier.metrics.actions["escalate"] == 0:
-        await asyncio.sleep(0)
+    while service.tier.metrics.actions["escalate"] == 0:  # noqa: ASYNC110  # turns of the loop, not a wait
+        await asyncio.sleep(0)  # a turn of the loop, not a wait
     await service.close()
     assert await stream.read() is grpc.aio.EOF
     assert await stream.code() == grpc.StatusCode.OK
@@ -382,7 +376,7 @@ async def test_metrics_can_be_scraped_and_follow_prometheus_rules(start: Start) 
     await peer.refusal(altered(raw=[]))
     port = service._metrics_server.server_port
     url = f"http://127.0.0.1:{port}/metrics"
-    text = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read().decode())  # noqa: S310
+    text = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read().decode())
     families = {family.name: family for family in text_string_to_metric_families(text)}
     assert {
         "escalade_requests",

@@ -58,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "config":
             from escalade.cli.config import check, show
 
-            return check(arguments.file, model=not arguments.no_model) if arguments.action == "check" else show(arguments.file)
+            if arguments.action == "check":
+                return check(arguments.file, model=not arguments.no_model)
+            return show(arguments.file)
         from escalade.cli.demo.command import run_demo
 
         return run_demo(arguments.out)

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
     from escalade.tiers.service import Service
 
-SERVICES: dict[str, type[Service]] = {
-    service.tier_name: service for service in (Endpoint, EdgeNode, EdgeServer)
-}
+SERVICES: dict[str, type[Service]] = {service.tier_name: service for service in (Endpoint, EdgeNode, EdgeServer)}
 
 
 def serve(tier: str, file: Path) -> int:

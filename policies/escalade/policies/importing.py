@@ -50,7 +50,7 @@ def import_object(target: str, key: str) -> object:
         ) from error
     for name in path.split("."):
         if not hasattr(found, name):
-            names = [other for other in vars(found) if not other.startswith("_")]
+            names = [other for other in dir(found) if not other.startswith("_")]
             hint = f"{did_you_mean(name, names)} It has {', '.join(names[:20]) or 'no names'}"
             raise PolicyConfigError(key, f"no '{name}' for '{target}'{hint}")
         found = getattr(found, name)

@@ -126,9 +126,8 @@ def test_a_model_of_one_row_takes_many(tmp_path: Path) -> None:
 
 def test_an_output_that_is_no_classifiers_is_refused_unless_raw(tmp_path: Path) -> None:
     """Boxes are answered as they are with output_kind raw, and only then."""
-    path = write(
-        tmp_path / "boxes.onnx", [tensor("x", "N", 3, 4)], [tensor("y", "N", 3, 4)], [helper.make_node("Relu", ["x"], ["y"])]
-    )
+    relu = helper.make_node("Relu", ["x"], ["y"])
+    path = write(tmp_path / "boxes.onnx", [tensor("x", "N", 3, 4)], [tensor("y", "N", 3, 4)], [relu])
     with pytest.raises(ConfigError, match="output_kind: raw"):
         load(path)
     model = load(path, output_kind="raw")
@@ -147,7 +146,7 @@ def test_a_provider_that_this_build_lacks_is_logged_and_passed_over(identity: Pa
 def test_a_required_provider_that_this_build_lacks_is_an_error(identity: Path) -> None:
     """The message names what there is."""
     lacking = next(name for name in ort.get_all_providers() if name not in ort.get_available_providers())
-    with pytest.raises(ConfigError, match="required.*CPUExecutionProvider"):
+    with pytest.raises(ConfigError, match=r"required.*CPUExecutionProvider"):
         load(identity, providers=[{"name": lacking, "required": True}])
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
+from escalade.tiers.errors import UpstreamError
+
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 REASONS = {
@@ -83,3 +86,39 @@ class Answer:
             reason=self.reason if degraded.any() else "",
             path=self.path,
         )
+
+
+def merge_rows(answer: Answer, rows: NDArray[np.intp], parts: list[Answer]) -> tuple[Hop, ...]:
+    """Write what the tier above said about `rows` into `answer`; return the longest way that any took.
+
+    Raises
+    ------
+    UpstreamError
+        `bad_answer`, before anything is written, when the parts do not fit.
+    """
+    for part in parts:
+        if (part.outputs is None) != (answer.outputs is None):
+            raise UpstreamError("bad_answer", "the tier above is of another kind (classifier or raw)")
+        if part.posterior is not None and answer.posterior is not None:
+            classes, own = part.posterior.shape[1], answer.posterior.shape[1]
+            if classes != own:
+                raise UpstreamError("bad_answer", f"the tier above has {classes} classes, this one {own}")
+    start = 0
+    for part in parts:
+        index = rows[start : start + len(part)]
+        start += len(part)
+        answer.score[index] = part.score
+        answer.degraded[index] = part.degraded
+        for row, tier in zip(index.tolist(), part.tier, strict=True):
+            answer.tier[row] = tier
+        if answer.posterior is not None and part.posterior is not None:
+            answer.posterior[index] = part.posterior
+        if answer.label is not None and part.label is not None:
+            answer.label[index] = part.label
+        answer.reason = answer.reason or part.reason
+    if answer.outputs is not None:
+        answer.outputs = {
+            name: np.concatenate([part.outputs[name] for part in parts if part.outputs is not None])
+            for name in parts[0].outputs or {}
+        }
+    return max((part.path for part in parts), key=len)

@@ -218,9 +218,8 @@ def _refuse_duplicates(node: Any, path: Path) -> None:
         seen: set[str] = set()
         for key, value in node.value:
             if key.value in seen:
-                raise ConfigError(
-                    "stands twice in its section; keep one", key=str(key.value), source=f"{path}:{key.start_mark.line + 1}"
-                )
+                source = f"{path}:{key.start_mark.line + 1}"
+                raise ConfigError("stands twice in its section; keep one", key=str(key.value), source=source)
             seen.add(key.value)
             _refuse_duplicates(value, path)
     elif isinstance(node, yaml.SequenceNode):

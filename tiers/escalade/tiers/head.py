@@ -105,7 +105,7 @@ class Head:
             score = self._score.batch(dict(zip(self._names, outputs, strict=True)))
             if len(score) == rows:
                 return score
-            raise ValueError(f"score {self._score.name} gave {len(score)} numbers for {rows} rows")  # noqa: TRY301
+            raise ValueError(f"score {self._score.name} gave {len(score)} numbers for {rows} rows")
         except Exception as error:  # noqa: BLE001  # a user's score may raise anything and must not stop the tier
             self.on_score_error(error)
             return np.full(rows, NO_SCORE, np.float32)

@@ -15,11 +15,7 @@ if TYPE_CHECKING:
 def configure_logs(config: LogConfig) -> None:
     """Set up the process's logs; called once, by the command line."""
     for_people = config.format == "console" or (config.format == "auto" and sys.stderr.isatty())
-    render = [
-        structlog.dev.ConsoleRenderer()
-        if for_people
-        else structlog.processors.JSONRenderer()
-    ]
+    render = [structlog.dev.ConsoleRenderer() if for_people else structlog.processors.JSONRenderer()]
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

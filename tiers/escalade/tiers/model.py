@@ -145,7 +145,7 @@ class OnnxModel:
                 rows = [self._session.run(self.output_names, {self._feed_name: x[i : i + 1]}) for i in range(len(x))]
                 return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
             return self._session.run(self.output_names, {self._feed_name: x})  # type: ignore[no-any-return]
-        except Exception as error:  # noqa: BLE001  # onnxruntime's errors and users' steps share no base class
+        except Exception as error:  # onnxruntime's errors and users' steps share no base class
             raise ModelError(f"model {self.name!r} failed: {_first_line(error)}") from error
 
     def only_main_output(self) -> None:
@@ -233,7 +233,7 @@ def _open_session(content: bytes, config: ModelConfig, wanted: list[Provider]) -
                 providers=[provider.name for provider in usable],
                 provider_options=[provider.options for provider in usable],
             )
-        except Exception as error:  # noqa: BLE001  # onnxruntime's errors share no base class
+        except Exception as error:  # onnxruntime's errors share no base class
             if len(usable) == 1:
                 raise ConfigError(
                     f"{config.file} is not an ONNX model that onnxruntime can load: {_first_line(error)}",

@@ -5,12 +5,14 @@ Every step takes a batch `[B, ...]` and returns a batch; none changes its input.
 
 from __future__ import annotations
 
-import importlib
 from functools import reduce
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from escalade.policies import PolicyConfigError
+from escalade.policies.importing import import_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -150,18 +152,13 @@ def import_callable(target: str) -> Callable[..., Any]:
     ValueError
         When it cannot be imported or called; the message says why.
     """
-    module, _, name = target.partition(":")
-    if not name:
-        raise ValueError(f"{target!r} is not of the form module:function")
     try:
-        found = getattr(importlib.import_module(module), name)
-    except ImportError as error:
-        raise ValueError(f"cannot import {module!r} ({error}); put it beside the config or install it") from error
-    except AttributeError as error:
-        raise ValueError(f"module {module!r} has no {name!r}") from error
+        found = import_object(target, "")
+    except PolicyConfigError as error:
+        raise ValueError(str(error)) from error
     if not callable(found):
         raise ValueError(f"{target} is not callable")
-    return found  # type: ignore[no-any-return]  # a user's own function: its type ends here
+    return found
 
 
 def build_pipeline(specs: Sequence[StepSpec], dtype: np.dtype[Any]) -> Step | None:

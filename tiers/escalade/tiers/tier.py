@@ -22,7 +22,7 @@ import numpy as np
 import structlog
 
 from escalade.policies import Action, Batch, Context, Policy
-from escalade.tiers.answer import Answer, Hop
+from escalade.tiers.answer import Answer, Hop, merge_rows
 from escalade.tiers.batcher import Batcher
 from escalade.tiers.config import BatchingConfig, LimitsConfig
 from escalade.tiers.deadline import upstream_budget_s
@@ -255,9 +255,7 @@ class Tier:
         )
         above_ms = self._gatherer.latency_ms if self._gatherer else FOREVER
         # Positional: time_s, uniform, remaining_ms, bytes_up, upstream_ms, posterior.
-        context = Context(
-            self._epoch + now, self._uniform(), (deadline - now) * 1e3, x.nbytes, above_ms, posterior
-        )
+        context = Context(self._epoch + now, self._uniform(), (deadline - now) * 1e3, x.nbytes, above_ms, posterior)
         try:
             action = self.policy.decide_one(score, context)
             return answer, action if action is ACCEPT else Action(action)
@@ -292,7 +290,7 @@ class Tier:
         try:
             actions = np.asarray(self.policy.decide(batch).action)
             if actions.shape != (rows,) or not np.isin(actions, list(Action)).all():
-                raise ValueError(f"decide returned actions {actions!r} for {rows} rows")  # noqa: TRY301
+                raise ValueError(f"decide returned actions {actions!r} for {rows} rows")
         except Exception as error:  # noqa: BLE001  # as above
             return answer, np.full(rows, self._policy_failed(error), np.int8)
         return answer, actions
@@ -322,7 +320,7 @@ class Tier:
             if budget_s <= 0:
                 raise UpstreamError("deadline")
             parts = await gatherer.infer(x if up.all() else x[up], now + budget_s)
-            path = _merge(answer, np.flatnonzero(up), parts)
+            path = merge_rows(answer, np.flatnonzero(up), parts)
         except UpstreamError as error:
             self._degrade(answer, up, error.reason)
             path = ()
@@ -343,39 +341,3 @@ class Tier:
         self.metrics.total_s.observe(elapsed_s)
         self.metrics.requests["degraded" if answer.reason else "answered"] += 1
         return answer
-
-
-def _merge(answer: Answer, rows: NDArray[np.intp], parts: list[Answer]) -> tuple[Hop, ...]:
-    """Write what the tier above said about `rows` into `answer`; return the longest way that any took.
-
-    Raises
-    ------
-    UpstreamError
-        `bad_answer`, before anything is written, when the parts do not fit.
-    """
-    for part in parts:
-        if (part.outputs is None) != (answer.outputs is None):
-            raise UpstreamError("bad_answer", "the tier above is of another kind (classifier or raw)")
-        if part.posterior is not None and answer.posterior is not None:
-            classes, own = part.posterior.shape[1], answer.posterior.shape[1]
-            if classes != own:
-                raise UpstreamError("bad_answer", f"the tier above has {classes} classes, this one {own}")
-    start = 0
-    for part in parts:
-        index = rows[start : start + len(part)]
-        start += len(part)
-        answer.score[index] = part.score
-        answer.degraded[index] = part.degraded
-        for row, tier in zip(index.tolist(), part.tier, strict=True):
-            answer.tier[row] = tier
-        if answer.posterior is not None and part.posterior is not None:
-            answer.posterior[index] = part.posterior
-        if answer.label is not None and part.label is not None:
-            answer.label[index] = part.label
-        answer.reason = answer.reason or part.reason
-    if answer.outputs is not None:
-        answer.outputs = {
-            name: np.concatenate([part.outputs[name] for part in parts if part.outputs is not None])
-            for name in parts[0].outputs or {}
-        }
-    return max((part.path for part in parts), key=len)

@@ -61,4 +61,4 @@ def calibrate(
         limit = np.float32(cheapest_threshold(score, correct_here, correct_above, max_loss))
         threshold[tier] = float(str(limit))  # the shortest decimal that is this float32: the YAML shows it
         correct_above = np.where(score >= limit, correct_here, correct_above)
-    return Calibration(temperature, threshold)
+    return Calibration(temperature, {tier: threshold[tier] for tier in TIERS[:-1]})

@@ -78,7 +78,7 @@ def _run(out: Path, seed: int) -> None:
         f"{tier.replace('_', ' ')} {value:.3f}" for tier, value in calibration.threshold.items()
     )
     say(f"trained on {len(digits.train)} digits: {sizes} parameters")
-    say(f"calibrated on {len(digits.calibration)} others: answer at {limits} and surer, else ask above")
+    say(f"calibrated on {len(digits.calibration)} others: thresholds {limits}")
 
     members = plan(out)
     for member in members:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from escalade.tiers.config import TierName
 from escalade.tiers.service import Service
+
+if TYPE_CHECKING:
+    from escalade.tiers.config import TierName
 
 
 class EdgeNode(Service):

@@ -105,9 +105,7 @@ def cnn(channels: int, size: int, classes: int, seed: int = 0) -> bytes:
     for layer in (0, 1):
         convolved, hidden = f"convolved_{layer}", f"hidden_{layer}"
         nodes += [
-            helper.make_node(
-                "Conv", [value, f"kernel_{layer}"], [convolved], strides=[2, 2], pads=[1, 1, 1, 1]
-            ),
+            helper.make_node("Conv", [value, f"kernel_{layer}"], [convolved], strides=[2, 2], pads=[1, 1, 1, 1]),
             helper.make_node("Relu", [convolved], [hidden]),
         ]
         value = hidden

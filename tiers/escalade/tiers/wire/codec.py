@@ -168,9 +168,7 @@ class Codec:
             name=self.name,
             versions=[self.version],
             platform="onnxruntime_onnx",
-            inputs=[
-                tensor(name=self._input.name, datatype=self._input.datatype, shape=[-1, *self._input.row_shape])
-            ],
+            inputs=[tensor(name=self._input.name, datatype=self._input.datatype, shape=[-1, *self._input.row_shape])],
             outputs=[*own, *(tensor(name=name, datatype=datatype, shape=[-1]) for name, datatype in facts)],
         )
 

@@ -131,7 +131,8 @@ def _posterior(
         raise UpstreamError("bad_answer", f"there is no output {output!r}, only {', '.join(arrays) or 'none'}")
     values = arrays[output]
     if values.ndim != 2 or values.shape[1] == 0 or not np.issubdtype(values.dtype, np.floating):
-        raise UpstreamError("bad_answer", f"output {output!r} is {values.dtype} {list(values.shape)}, not [rows, classes]")
+        got = f"{values.dtype} {list(values.shape)}"
+        raise UpstreamError("bad_answer", f"output {output!r} is {got}, not float [rows, classes]")
     posterior = softmax(values) if kind == "logits" else np.array(values, np.float32)
     # A NaN fails this comparison too.
     if not (np.abs(posterior.sum(axis=1, dtype=np.float64) - 1) < 1e-2).all() or (posterior < -1e-6).any():

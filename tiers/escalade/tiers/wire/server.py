@@ -54,7 +54,7 @@ class GrpcServer:
             bound = 0
         if not bound:
             raise SetupError(
-                f"cannot listen on {self._address}: another process has the port, or the address is not this machine's; "
+                f"cannot listen on {self._address}: the port is taken, or the address is not this machine's; "
                 "set listen.address to a free one"
             )
         await self._server.start()

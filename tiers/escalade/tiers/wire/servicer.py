@@ -40,9 +40,7 @@ class InferenceServicer:
         The tier's.
     """
 
-    def __init__(
-        self, tier: Tier, *, version: str, default_deadline_s: float, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, tier: Tier, *, version: str, default_deadline_s: float, clock: Callable[[], float]) -> None:
         self.codec = Codec(tier.model)
         self._tier, self._version, self._clock = tier, version, clock
         self._default_deadline_s = default_deadline_s

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from escalade.protos.oip import open_inference_pb2 as oip
 from escalade.tiers.errors import SetupError
 from escalade.tiers.service import Service
-from escalade.tiers.wire.responses import output_arrays, request_bytes
+from escalade.tiers.wire.messages import output_arrays, request_bytes
 
 pytestmark = pytest.mark.asyncio
 

@@ -6,10 +6,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
-from escalade.protos.oip.open_inference_pb2 import ModelMetadataRequest, ModelMetadataResponse, ServerReadyResponse
 from escalade.tiers.errors import EscaladeError, UpstreamError
 from escalade.tiers.wire.channel import bytes_call, client_options
-from escalade.tiers.wire.responses import answer_from_bytes, request_bytes
+from escalade.tiers.wire.messages import (
+    answer_from_bytes,
+    input_name_from_bytes,
+    metadata_request_bytes,
+    ready_from_bytes,
+    request_bytes,
+)
 from escalade.tiers.wire.status import error_of
 
 if TYPE_CHECKING:
@@ -58,7 +63,8 @@ class Client:
             As the tier would raise them in process; UnavailableError when it cannot be reached.
         """
         if model not in self._input_names:
-            self._input_names[model] = (await self._metadata(model, timeout_s)).inputs[0].name
+            metadata = await self._call("ModelMetadata", metadata_request_bytes(model), timeout_s)
+            self._input_names[model] = input_name_from_bytes(metadata)
         request = request_bytes(x, model=model, input_name=self._input_names[model], id=id)
         data = await self._call("ModelInfer", request, timeout_s)
         try:
@@ -72,7 +78,7 @@ class Client:
             data = await self._call("ServerReady", b"", timeout_s)
         except EscaladeError:
             return False
-        return ServerReadyResponse.FromString(data).ready
+        return ready_from_bytes(data)
 
     async def close(self) -> None:
         """Close the channel."""
@@ -85,10 +91,6 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-    async def _metadata(self, model: str, timeout_s: float) -> ModelMetadataResponse:
-        request = ModelMetadataRequest(name=model).SerializeToString()
-        return ModelMetadataResponse.FromString(await self._call("ModelMetadata", request, timeout_s))
 
     async def _call(self, method: str, request: bytes, timeout_s: float) -> bytes:
         try:

@@ -11,7 +11,7 @@ import structlog
 from escalade.tiers.answer import Hop
 from escalade.tiers.errors import UpstreamError
 from escalade.tiers.wire.channel import bytes_call, client_options
-from escalade.tiers.wire.responses import answer_from_bytes, request_bytes
+from escalade.tiers.wire.messages import answer_from_bytes, request_bytes
 from escalade.tiers.wire.status import reason_of
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What any server of the protocol answers, as an `Answer`: escalade's own facts where it sends them."""
+"""The messages a client of the protocol sends and gets: any server's answers, escalade's facts where it sends them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from escalade.policies import MAX_PROB, softmax
-from escalade.protos.oip.open_inference_pb2 import ModelInferRequest, ModelInferResponse
+from escalade.protos.oip.open_inference_pb2 import (
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelMetadataRequest,
+    ModelMetadataResponse,
+    ServerReadyResponse,
+)
 from escalade.tiers.answer import Answer, Hop
 from escalade.tiers.errors import InputError, UpstreamError
 from escalade.tiers.wire.codec import FACTS
@@ -99,6 +105,21 @@ def answer_from_bytes(
         if _is(arrays, "tier", np.object_):
             answer.tier = [name.decode(errors="replace") for name in arrays["tier"].tolist()]
     return answer
+
+
+def metadata_request_bytes(model: str) -> bytes:
+    """Return a ModelMetadataRequest as bytes."""
+    return ModelMetadataRequest(name=model).SerializeToString()
+
+
+def input_name_from_bytes(data: bytes) -> str:
+    """Return the name of the one input that a ModelMetadataResponse describes."""
+    return ModelMetadataResponse.FromString(data).inputs[0].name
+
+
+def ready_from_bytes(data: bytes) -> bool:
+    """Return what a ServerReadyResponse says."""
+    return ServerReadyResponse.FromString(data).ready
 
 
 def output_arrays(response: ModelInferResponse) -> dict[str, NDArray[Any]]:

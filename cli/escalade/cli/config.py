@@ -6,7 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from escalade.cli.serve import SERVICES
+from escalade.tiers.config import LogConfig
 from escalade.tiers.config_file import load_config, locate_errors, show_config
+from escalade.tiers.logs import configure_logs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +28,7 @@ def check(file: Path, *, model: bool) -> int:
     above = f"escalates to {config.upstream.address}" if config.upstream else "answers everything itself"
     about = f"model {config.model.served_name!r} (not loaded)"
     if model:
+        configure_logs(LogConfig(level="warning"))
         with locate_errors(file):
             about = asyncio.run(_load(config))
     print(f"{file}: ok: {config.tier}, {about}, policy {config.policy.get('name')}, {above}")

@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 something failed while running, 2 something the operator g
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -47,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand and return its exit code."""
     arguments = parser().parse_args(argv)
+    # gRPC's core writes its own lines beside the logs; what matters in them arrives as errors.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Imported here, each by who needs it: `escalade --help` on a board must not wait for onnxruntime.
     from escalade.tiers.errors import SetupError
 

@@ -120,9 +120,7 @@ def expected_calibration_error(posterior: ArrayLike, labels: ArrayLike, bins: in
     return float(np.abs(gap).sum() / len(y))
 
 
-def cheapest_threshold(
-    score: ArrayLike, correct_here: ArrayLike, correct_above: ArrayLike, max_loss: float
-) -> float:
+def cheapest_threshold(score: ArrayLike, correct_here: ArrayLike, correct_above: ArrayLike, max_loss: float) -> float:
     """Find the threshold that escalates least while the cascade keeps its accuracy on these inputs.
 
     Parameters
@@ -177,19 +175,14 @@ def cheapest_threshold(
     return float(ordered[fits[-1]]) if len(fits) else float("inf")
 
 
-def _labelled(
-    values: ArrayLike, labels: ArrayLike, name: str
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _labelled(values: ArrayLike, labels: ArrayLike, name: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     rows, y = np.asarray(values, dtype=np.float64), np.asarray(labels)
     if rows.ndim != 2 or y.shape != rows.shape[:1] or rows.size == 0:
         raise ValueError(
-            f"{name} must be [N, C] and labels [N] with N, C >= 1, "
-            f"got shapes {list(rows.shape)} and {list(y.shape)}"
+            f"{name} must be [N, C] and labels [N] with N, C >= 1, got shapes {list(rows.shape)} and {list(y.shape)}"
         )
     if y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= rows.shape[1]:
-        raise ValueError(
-            f"labels must be whole numbers from 0 to {rows.shape[1] - 1}, got {y.dtype}s {y[:5]}..."
-        )
+        raise ValueError(f"labels must be whole numbers from 0 to {rows.shape[1] - 1}, got {y.dtype}s {y[:5]}...")
     if not np.isfinite(rows).all():
         bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
         raise ValueError(f"{name} of row {bad} are not all finite")

@@ -38,7 +38,7 @@ def import_object(target: str, key: str) -> object:
         if f"{module_name}.".startswith(f"{missing}."):
             raise PolicyConfigError(
                 key,
-                f"no module '{missing}' for '{target}'; put its folder on PYTHONPATH or install it "
+                f"cannot import '{missing}' for '{target}'; put its folder on PYTHONPATH or install it "
                 f"(searched: {', '.join(entry or '.' for entry in sys.path)})",
             ) from error
         raise PolicyConfigError(

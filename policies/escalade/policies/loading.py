@@ -13,9 +13,7 @@ from escalade.policies.parameters import checked_parameters
 from escalade.policies.policy import Policy
 from escalade.policies.threshold import Threshold
 
-BUILT_IN: dict[str, type[Policy]] = {
-    kind.__name__: kind for kind in (AlwaysAccept, AlwaysEscalate, Threshold)
-}
+BUILT_IN: dict[str, type[Policy]] = {kind.__name__: kind for kind in (AlwaysAccept, AlwaysEscalate, Threshold)}
 
 
 def load_policy(spec: Mapping[str, Any], *, key: str = "policy") -> Policy:
@@ -47,9 +45,7 @@ def load_policy(spec: Mapping[str, Any], *, key: str = "policy") -> Policy:
 did you mean 'threshold'? It takes threshold
     """
     if not isinstance(spec, Mapping) or not all(isinstance(name, str) for name in spec):
-        raise PolicyConfigError(
-            key, f"expected a mapping such as {{name: Threshold, threshold: 0.8}}, got {spec!r}"
-        )
+        raise PolicyConfigError(key, f"expected a mapping such as {{name: Threshold, threshold: 0.8}}, got {spec!r}")
     name = spec.get("name")
     if not isinstance(name, str):
         raise PolicyConfigError(f"{key}.name", f"name the policy: {_choices()}")
@@ -71,9 +67,7 @@ def _policy_class(name: str, key: str) -> type[Policy]:
         return BUILT_IN[name]
     found = import_object(name, key)
     if not (isinstance(found, type) and issubclass(found, Policy)):
-        raise PolicyConfigError(
-            key, f"'{name}' is {found!r}, not a policy; derive it from escalade.policies.Policy"
-        )
+        raise PolicyConfigError(key, f"'{name}' is {found!r}, not a policy; derive it from escalade.policies.Policy")
     if inspect.isabstract(found):
         missing = ", ".join(sorted(found.__abstractmethods__))
         raise PolicyConfigError(key, f"'{name}' has no method {missing}; every policy needs it")

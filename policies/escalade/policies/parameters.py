@@ -100,9 +100,7 @@ def _loading(annotation: Any, key: str, nested: Callable[[Any, str], Policy]) ->
         def load(spec: Any) -> Policy:
             policy = nested(spec, key)
             if not isinstance(policy, annotation):
-                raise PolicyConfigError(
-                    key, f"expected a {annotation.__name__}, got a {type(policy).__name__}"
-                )
+                raise PolicyConfigError(key, f"expected a {annotation.__name__}, got a {type(policy).__name__}")
             return policy
 
         return Annotated[Any, PlainValidator(load)]

@@ -127,9 +127,7 @@ class Batch:
         if posterior is not None:
             probabilities = _converted("posterior", posterior, np.float32)
             if probabilities.ndim != 2:
-                raise ValueError(
-                    f"column 'posterior' must have shape [B, C], got {list(probabilities.shape)}"
-                )
+                raise ValueError(f"column 'posterior' must have shape [B, C], got {list(probabilities.shape)}")
             _same_length("posterior", len(probabilities), rows)
         return cls(
             scores,

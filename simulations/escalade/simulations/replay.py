@@ -51,11 +51,7 @@ class Recording:
     hop_bytes: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if (
-            not self.tiers
-            or len(self.posteriors) != len(self.tiers)
-            or len(self.hop_bytes) != len(self.tiers) - 1
-        ):
+        if not self.tiers or len(self.posteriors) != len(self.tiers) or len(self.hop_bytes) != len(self.tiers) - 1:
             raise ValueError(
                 f"{len(self.tiers)} tiers need as many posteriors and one fewer hop_bytes; "
                 f"got {len(self.posteriors)} and {len(self.hop_bytes)}"
@@ -117,9 +113,7 @@ class Replayed:
         }
 
 
-def replay(
-    recording: Recording, policies: Sequence[Policy], *, score: Score = MAX_PROB, seed: int = 0
-) -> Replayed:
+def replay(recording: Recording, policies: Sequence[Policy], *, score: Score = MAX_PROB, seed: int = 0) -> Replayed:
     """Send every recorded input up until a policy accepts it; the highest tier answers what reaches it.
 
     Each policy sees only the inputs that reach its tier, in one batch. `DEFER` goes up as `ESCALATE` does
@@ -141,9 +135,7 @@ def replay(
     No clock runs: `time_s` is 0, deadlines are infinite and every tier can be reached.
     """
     if len(policies) != len(recording.tiers) - 1:
-        raise ValueError(
-            f"{len(recording.tiers)} tiers need {len(recording.tiers) - 1} policies, got {len(policies)}"
-        )
+        raise ValueError(f"{len(recording.tiers)} tiers need {len(recording.tiers) - 1} policies, got {len(policies)}")
     n, rng = len(recording), np.random.default_rng(seed)
     tier = np.full(n, NO_ANSWER, np.int8)
     label = np.full(n, NO_ANSWER, np.int64)
@@ -209,7 +201,5 @@ def _share(rows: NDArray[np.bool_]) -> float:
 def _decide(
     policy: Policy, posterior: NDArray[np.float32], score: Score, hop_bytes: float, rng: np.random.Generator
 ) -> NDArray[np.int8]:
-    batch = Batch.of(
-        score.batch(posterior), posterior, uniform=rng.random(len(posterior)), bytes_up=round(hop_bytes)
-    )
+    batch = Batch.of(score.batch(posterior), posterior, uniform=rng.random(len(posterior)), bytes_up=round(hop_bytes))
     return policy.decide(batch).action

@@ -26,9 +26,7 @@ from escalade.tiers.testing.onnx_models import mlp
 if TYPE_CHECKING:
     from pathlib import Path
 
-CALIBRATION = Calibration(
-    temperature=dict.fromkeys(TIERS, 1.5), threshold={"endpoint": 0.75, "edge_node": 0.9}
-)
+CALIBRATION = Calibration(temperature=dict.fromkeys(TIERS, 1.5), threshold={"endpoint": 0.75, "edge_node": 0.9})
 
 
 def made_up_logits(rows: int = 400, seed: int = 3) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -108,8 +106,8 @@ def test_the_table_is_aligned_text_without_control_codes() -> None:
         "cascade": report.summarise(mixed, labels, 1234.0),
         "always_endpoint": report.summarise(alone, labels, 0.0),
     }
-    text = report.table(strategies, {"cascade": mixed.latency_ms, "always_endpoint": alone.latency_ms})
-    assert text.splitlines() == [
+    lines = report.table(strategies, {"cascade": mixed.latency_ms, "always_endpoint": alone.latency_ms})
+    assert lines == [
         "                 answered  accuracy  p50 ms  p99 ms  bytes up",
         "-------------------------------------------------------------",
         "cascade           100.0 %    75.0 %    1.50    3.94     1,234",
@@ -169,9 +167,7 @@ def test_a_process_that_ends_at_once_is_named_with_its_reason(tmp_path: Path) ->
     member = plan(tmp_path)[0]
     member.config.write_text("tier: edge_server\nmodel: {file: missing.onnx}\n")
     with (
-        pytest.raises(
-            SetupError, match=r"edge-server ended with exit code 2: .*missing\.onnx.*edge-server\.log"
-        ),
+        pytest.raises(SetupError, match=r"edge-server ended with exit code 2: .*missing\.onnx.*edge-server\.log"),
         Interrupts() as interrupts,
         Fleet(tmp_path / "logs", interrupts) as fleet,
     ):

@@ -95,7 +95,7 @@ def test_data_that_cannot_be_fitted_is_refused(logits: Any, labels: Any, message
 def test_calibration_error_is_the_mean_gap_of_the_bins() -> None:
     """Two bins with gaps of 0.1 and 0.3, a quarter and three quarters of the rows: 0.25."""
     posterior = [[0.6, 0.4]] * 2 + [[0.8, 0.2]] * 6
-    labels = [0, 1] + [0, 0, 0, 1, 1, 1]
+    labels = [0, 1, 0, 0, 0, 1, 1, 1]
     assert expected_calibration_error(posterior, labels) == pytest.approx(0.25)
 
 
@@ -113,9 +113,7 @@ score_lists = st.lists(
 
 
 @given(data=score_lists, max_loss=st.sampled_from([0.0, 0.05, 0.2, 1.0]))
-def test_the_cheapest_threshold_is_the_best_of_all(
-    data: list[tuple[float, bool, bool]], max_loss: float
-) -> None:
+def test_the_cheapest_threshold_is_the_best_of_all(data: list[tuple[float, bool, bool]], max_loss: float) -> None:
     """It keeps the accuracy on the data, and every threshold that escalates less does not."""
     score, here, above = (np.array(column) for column in zip(*data, strict=True))
 

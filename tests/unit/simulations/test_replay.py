@@ -89,17 +89,13 @@ def test_shares_and_accuracies_are_told_by_tier() -> None:
 
 def test_a_deferred_input_counts_with_its_correction() -> None:
     """DEFER goes up as ESCALATE does."""
-    result = replay(
-        recording([UNSURE_0], [SURE_1], [SURE_0], labels=[1]), [Always(Action.DEFER), AlwaysAccept()]
-    )
+    result = replay(recording([UNSURE_0], [SURE_1], [SURE_0], labels=[1]), [Always(Action.DEFER), AlwaysAccept()])
     assert (result.tier.tolist(), result.accuracy, result.bytes_up.tolist()) == ([1], 1.0, [100])
 
 
 def test_an_input_that_a_policy_abstains_on_has_no_answer() -> None:
     """It belongs to no tier's share and is not correct."""
-    result = replay(
-        recording([UNSURE_0], [SURE_1], [SURE_0], labels=[0]), [Always(Action.ABSTAIN), AlwaysAccept()]
-    )
+    result = replay(recording([UNSURE_0], [SURE_1], [SURE_0], labels=[0]), [Always(Action.ABSTAIN), AlwaysAccept()])
     assert (result.tier.tolist(), result.label.tolist()) == ([NO_ANSWER], [NO_ANSWER])
     assert (result.accuracy, sum(result.share.values())) == (0.0, 0.0)
 
@@ -107,9 +103,7 @@ def test_an_input_that_a_policy_abstains_on_has_no_answer() -> None:
 def test_an_unusable_posterior_is_never_accepted_below_the_top() -> None:
     """A row of NaN goes up whatever the threshold."""
     nothing = [float("nan"), float("nan")]
-    result = replay(
-        recording([nothing], [nothing], [SURE_1], labels=[1]), [Threshold(0.0), Threshold(float("-inf"))]
-    )
+    result = replay(recording([nothing], [nothing], [SURE_1], labels=[1]), [Threshold(0.0), Threshold(float("-inf"))])
     assert (result.tier.tolist(), result.label.tolist()) == ([2], [1])
 
 
@@ -128,9 +122,7 @@ def test_replay_decides_as_the_service_does_one_by_one() -> None:
     for row in range(len(recorded)):
         tier = 0
         while tier < 2:
-            batch = Batch.of(
-                MAX_PROB.batch(recorded.posteriors[tier][[row]]), recorded.posteriors[tier][[row]]
-            )
+            batch = Batch.of(MAX_PROB.batch(recorded.posteriors[tier][[row]]), recorded.posteriors[tier][[row]])
             if policies[tier].decide_one(*batch.row(0)) == Action.ACCEPT:
                 break
             tier += 1
@@ -152,9 +144,7 @@ def test_the_threshold_curve_is_replay_at_every_threshold() -> None:
 
 def test_a_recording_whose_parts_do_not_fit_is_refused() -> None:
     """The message says which tier's posterior has which shape."""
-    with pytest.raises(
-        ValueError, match=r"edge_node: a posterior must have shape \(2, classes\), got \(1, 2\)"
-    ):
+    with pytest.raises(ValueError, match=r"edge_node: a posterior must have shape \(2, classes\), got \(1, 2\)"):
         recording([SURE_0, SURE_0], [SURE_0], [SURE_0, SURE_0], labels=[0, 0])
     with pytest.raises(ValueError, match="one fewer hop_bytes"):
         Recording(("a", "b"), (np.ones((1, 2), np.float32),) * 2, np.zeros(1, np.int64), hop_bytes=())

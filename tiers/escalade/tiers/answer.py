@@ -20,7 +20,6 @@ REASONS = {
     "overloaded": "the tier above is overloaded or draining",
     "rejected": "the tier above refused the request",
     "bad_answer": "the tier above answered something that cannot be used",
-    "policy_error": "the policy raised or returned something that is no decision",
     "no_outbox": "the policy deferred, but the tier keeps no outbox",
 }
 """Why a row was answered below the tier that the policy asked for."""

@@ -60,9 +60,7 @@ def load_config(path: str | Path, environment: Mapping[str, str] | None = None) 
     overridden = _apply_environment(data, os.environ if environment is None else environment)
 
     def where(keys: Sequence[str | int]) -> str:
-        variable = overridden.get(".".join(map(str, keys))) or next(
-            (name for key, name in overridden.items() if ".".join(map(str, keys)).startswith(key + ".")), None
-        )
+        variable = _variable(".".join(map(str, keys)), overridden)
         return variable or f"{path}:{_line(root, keys)}"
 
     folder = str(path.resolve().parent)
@@ -104,14 +102,18 @@ def parse_config(data: Mapping[str, Any], *, base: Path | None = None, where: An
 
 @contextmanager
 def locate_errors(path: str | Path) -> Iterator[None]:
-    """Add file and line to a ConfigError that knows only its key: one raised when the model was loaded."""
+    """Say where the value stands that a ConfigError blames by its key alone: one raised after loading.
+
+    The place is the file with its line, or the variable of `os.environ` that overrode it.
+    """
     try:
         yield
     except ConfigError as error:
         if error.source or not error.key:
             raise
         root = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        source = f"{path}:{_line(root, error.key.split('.'))}"
+        variable = _variable(error.key, {_dotted(name): name for name in os.environ if name.startswith(PREFIX)})
+        source = variable or f"{path}:{_line(root, error.key.split('.'))}"
         raise ConfigError(error.message, key=error.key, source=source) from error
 
 
@@ -128,7 +130,7 @@ def _apply_environment(data: dict[str, Any], environment: Mapping[str, str]) -> 
     for name in sorted(environment):
         if not name.startswith(PREFIX):
             continue
-        keys = name.removeprefix(PREFIX).lower().split("__")
+        keys = _dotted(name).split(".")
         try:
             value = yaml.safe_load(environment[name])
         except yaml.YAMLError as error:
@@ -144,6 +146,16 @@ def _apply_environment(data: dict[str, Any], environment: Mapping[str, str]) -> 
         section[keys[-1]] = value
         overridden[".".join(keys)] = name
     return overridden
+
+
+def _dotted(name: str) -> str:
+    """Return the key that a variable overrides."""
+    return name.removeprefix(PREFIX).lower().replace("__", ".")
+
+
+def _variable(key: str, overridden: Mapping[str, str]) -> str | None:
+    """Return the variable that set a dotted key, by itself or as part of a section."""
+    return next((name for part, name in overridden.items() if f"{key}.".startswith(f"{part}.")), None)
 
 
 def _without_tags(location: Sequence[str | int], data: Any) -> list[str | int]:

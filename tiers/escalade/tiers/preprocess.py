@@ -155,7 +155,7 @@ def import_callable(target: str) -> Callable[..., Any]:
     try:
         found = import_object(target, "")
     except PolicyConfigError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(error.message) from error
     if not callable(found):
         raise ValueError(f"{target} is not callable")
     return found

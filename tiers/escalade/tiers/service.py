@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from escalade.policies import load_policy, load_score
 from escalade.tiers.config import TierConfig, TierName, host_port
 from escalade.tiers.config_file import load_config, parse_config
-from escalade.tiers.errors import ConfigError, SetupError
+from escalade.tiers.errors import ConfigError
 from escalade.tiers.head import Head
 from escalade.tiers.metrics import TierMetrics
 from escalade.tiers.model import OnnxModel
@@ -94,7 +94,7 @@ class Service:
         """
         config = self.config
         model = OnnxModel(config.model)
-        score = load_score(config.score, config.model.output_kind)
+        score = load_score(config.score, config.model.output_kind, temperature=config.model.temperature)
         head = Head(model, config.model.temperature, score)
         metrics = TierMetrics(self.tier_name, model.name)
         upstream = config.upstream
@@ -206,7 +206,7 @@ def _serve_metrics(metrics: TierMetrics, address: str) -> Any:
     try:
         server, _ = start_http_server(port, host, registry)
     except OSError as error:
-        raise SetupError(
-            f"cannot serve metrics on {address}: {error.strerror}; set metrics.address to a free one"
+        raise ConfigError(
+            f"cannot serve metrics on {address}: {error.strerror}; set it to a free one", key="metrics.address"
         ) from error
     return server

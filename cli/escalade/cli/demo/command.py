@@ -22,6 +22,9 @@ from escalade.tiers.errors import EscaladeError, SetupError
 if TYPE_CHECKING:
     from pathlib import Path
 
+RESULTS = ("summary.json", "demo.png", "recorded.npz")
+"""Removed at the start, so that what is found after a run is of that run."""
+
 EXTRA = ("matplotlib", "onnx", "rich", "sklearn")
 
 
@@ -45,52 +48,48 @@ def run_demo(out: Path, *, seed: int = 0) -> int:
     try:
         _require_extra()
         _require_writable(out)
-        _run(out, seed)
+        with Interrupts() as interrupts:
+            _run(out, seed, interrupts)
     except KeyboardInterrupt as interrupt:
         print("escalade demo: interrupted; nothing is left running", file=sys.stderr)
         return getattr(interrupt, "exit_code", 130)
     except SetupError as error:
         print(f"escalade demo: {error}", file=sys.stderr)
         return 2
-    except EscaladeError as error:
-        print(f"escalade demo: a request failed: {error} (see {out / 'logs'})", file=sys.stderr)
+    except (EscaladeError, OSError) as error:
+        print(f"escalade demo: {error} (see {out / 'logs'})", file=sys.stderr)
         return 1
     return 0
 
 
-def _run(out: Path, seed: int) -> None:
+def _run(out: Path, seed: int, interrupts: Interrupts) -> None:
     from rich.console import Console
 
     console, started = Console(highlight=False), time.monotonic()
 
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=True, markup=False)
+    def say(text: str, style: str = "") -> None:
+        console.print(text, style=style, soft_wrap=True, markup=False)
 
     digits = data.load(seed)
-    models = train.train(digits.train, seed)
+    models = train.train(digits.train, seed, interrupts.check)
     files = export.export(models, out / "models", digits.calibration)
     calibration = calibrate.calibrate(
         {tier: export.logits(tier, file, digits.calibration.images) for tier, file in files.items()},
         digits.calibration.labels,
     )
-    sizes = ", ".join(f"{tier.replace('_', ' ')} {model.parameters:,}" for tier, model in models.items())
-    limits = ", ".join(
-        f"{tier.replace('_', ' ')} {value:.3f}" for tier, value in calibration.threshold.items()
-    )
+    sizes = ", ".join(f"{_words(tier)} {model.parameters:,}" for tier, model in models.items())
+    limits = ", ".join(f"{_words(tier)} {limit:.3f}" for tier, limit in calibration.threshold.items())
     say(f"trained on {len(digits.train)} digits: {sizes} parameters")
     say(f"calibrated on {len(digits.calibration)} others: thresholds {limits}")
 
     members = plan(out)
     for member in members:
         write_config(member, calibration)
-    with Interrupts() as interrupts, Fleet(out / "logs", interrupts) as fleet:
+    with Fleet(out / "logs", interrupts) as fleet:
         for tier in ("edge_server", "edge_node"):
             fleet.start(of_tier(members, tier), is_ready)
         say(f"streaming {len(digits.test)} held-out digits through {len(members)} processes")
-        measured = {
-            strategy: measure(strategy, fleet, members, digits, console, interrupts)
-            for strategy in STRATEGIES
-        }
+        measured = {strategy: measure(strategy, fleet, members, digits, console, interrupts) for strategy in STRATEGIES}
 
     cascade, top = measured["cascade"], measured["always_edge_server"]
     recording = record(files, calibration, digits.test, cascade, top)
@@ -98,20 +97,24 @@ def _run(out: Path, seed: int) -> None:
     draw(out / "demo.png", recording, calibration, measured)
     same = agreement(replay(recording, calibration.policies()), cascade.answers)
     strategies = {
-        name: report.summarise(one.answers, digits.test.labels, one.bytes_up)
-        for name, one in measured.items()
+        name: report.summarise(one.answers, digits.test.labels, one.bytes_up) for name, one in measured.items()
     }
     seconds = time.monotonic() - started
     report.write(out / "summary.json", strategies, processes=len(members), seconds=seconds)
     say("")
-    say(report.table(strategies, {name: one.answers.latency_ms for name, one in measured.items()}))
+    for line in report.table(strategies, {name: one.answers.latency_ms for name, one in measured.items()}):
+        say(line, style="" if line.startswith(" ") else "bold")
     say("")
     say(report.verdict(strategies))
     say(f"Replay of the same policies gives the same tier and answer for {same} of {len(recording)} digits.")
     for name, one in measured.items():
         if late := int(one.answers.degraded.sum()):
-            say(f"note: {late} answers of {name} are degraded: the tier above was too slow")
+            say(f"note: {late} answers of {name} are degraded: the tier above gave none in time")
     say(f"{seconds:.0f} s; summary.json, demo.png, configurations and logs are in {out}")
+
+
+def _words(tier: str) -> str:
+    return tier.replace("_", " ")
 
 
 def _require_extra() -> None:
@@ -125,7 +128,7 @@ def _require_writable(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
             pass
+        for result in RESULTS:
+            (out / result).unlink(missing_ok=True)
     except OSError as error:
-        raise SetupError(
-            f"cannot write into {out}: {error.strerror}; name another folder with --out"
-        ) from error
+        raise SetupError(f"cannot write into {out}: {error.strerror}; name another folder with --out") from error

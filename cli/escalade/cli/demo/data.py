@@ -43,9 +43,7 @@ def load(seed: int = 0) -> Digits:
 
     pixels, labels = load_digits(return_X_y=True)
     images = pixels.reshape(-1, 8, 8).astype(np.uint8)
-    train, rest = train_test_split(
-        np.arange(len(labels)), train_size=TRAIN, stratify=labels, random_state=seed
-    )
+    train, rest = train_test_split(np.arange(len(labels)), train_size=TRAIN, stratify=labels, random_state=seed)
     calibration, test = train_test_split(
         rest, train_size=CALIBRATION, test_size=TEST, stratify=labels[rest], random_state=seed
     )

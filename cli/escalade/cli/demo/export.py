@@ -62,8 +62,6 @@ def logits(tier: str, file: Path, images: NDArray[np.uint8]) -> NDArray[np.float
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        file.read_bytes(), sess_options=options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(file.read_bytes(), sess_options=options, providers=["CPUExecutionProvider"])
     outputs: list[NDArray[np.float32]] = session.run(["logits"], {"input": features(tier, images)})
     return outputs[0]

@@ -111,9 +111,7 @@ class Fleet:
 
     def stop(self, members: Sequence[Member] | None = None) -> None:
         """Terminate processes (all by default), wait for them, kill what is left after `STOP_SECONDS`."""
-        names = [
-            name for name in self._running if members is None or name in {member.name for member in members}
-        ]
+        names = [name for name in self._running if members is None or name in {member.name for member in members}]
         for name in names:
             self._running[name].terminate()
         deadline = time.monotonic() + STOP_SECONDS

@@ -1,4 +1,4 @@
-"""Ctrl-C and termination while processes run: nothing that the demo started may outlive it."""
+"""Ctrl-C and termination: nothing that the demo started may outlive it."""
 
 from __future__ import annotations
 

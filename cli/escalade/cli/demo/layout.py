@@ -100,9 +100,7 @@ def free_ports(count: int) -> list[int]:
         free.append(port)
         if len(free) == count:
             return free
-    raise SetupError(
-        f"needs {count} free ports from {PORTS.start} to {PORTS.stop - 1} on {HOST}, found {len(free)}"
-    )
+    raise SetupError(f"needs {count} free ports from {PORTS.start} to {PORTS.stop - 1} on {HOST}, found {len(free)}")
 
 
 def of_tier(members: Sequence[Member], tier: str) -> list[Member]:

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class StrategySummary(TypedDict):
-    """One strategy in `summary.json`; tiers that answered nothing have a share of 0 and no other entry."""
+    """One strategy in `summary.json`; tiers that answered nothing have a share of 0 and no other entry.
+
+    `bytes_up` is what the processes counted: the messages sent upward over all hops, without HTTP/2's framing.
+    """
 
     accuracy: float
     requests: int
@@ -58,8 +61,8 @@ def write(file: Path, strategies: dict[str, StrategySummary], *, processes: int,
     file.write_text(json.dumps(summary, indent=2) + "\n")
 
 
-def table(strategies: Mapping[str, StrategySummary], latency_ms: Mapping[str, NDArray[np.float64]]) -> str:
-    """Draw the strategies as plain text, one line each and one for each tier where several answered.
+def table(strategies: Mapping[str, StrategySummary], latency_ms: Mapping[str, NDArray[np.float64]]) -> list[str]:
+    """Draw the strategies as lines of plain text, one line each and one for each tier where several answered.
 
     Parameters
     ----------
@@ -89,21 +92,20 @@ def table(strategies: Mapping[str, StrategySummary], latency_ms: Mapping[str, ND
         for row in rows
     ]
     lines.insert(1, "-" * len(lines[0]))
-    return "\n".join(line.rstrip() for line in lines)
+    return [line.rstrip() for line in lines]
 
 
 def verdict(strategies: Mapping[str, StrategySummary]) -> str:
-    """Say in one sentence what the cascade saves and what it costs, against asking the edge server always."""
+    """Say what the cascade saves and what it costs, against asking the edge server always."""
     cascade, top = strategies["cascade"], strategies["always_edge_server"]
     points = 100 * (cascade["accuracy"] - top["accuracy"])
     against = (
-        "as accurate as"
-        if abs(points) < 0.05
-        else f"{abs(points):.1f} points {'above' if points > 0 else 'below'}"
+        "as accurate as" if abs(points) < 0.05 else f"{abs(points):.1f} points {'above' if points > 0 else 'below'}"
     )
+    bytes_share = cascade["bytes_up"] / top["bytes_up"]
     return (
-        f"The cascade is {against} always edge server and sends {cascade['bytes_up'] / top['bytes_up']:.0%} "
-        f"of its bytes; {cascade['share']['endpoint']:.0%} of the digits never leave their endpoint."
+        f"The cascade is {against} always edge server and sends {bytes_share:.0%} of its bytes;\n"
+        f"{cascade['share']['endpoint']:.0%} of the digits never leave their endpoint."
     )
 
 
@@ -112,9 +114,7 @@ def _percentiles(latency_ms: NDArray[np.float64]) -> dict[str, float]:
     return {"p50": round(float(p50), 3), "p99": round(float(p99), 3)}
 
 
-def _row(
-    name: str, share: float, accuracy: float, latency: Mapping[str, float], bytes_up: str
-) -> tuple[str, ...]:
+def _row(name: str, share: float, accuracy: float, latency: Mapping[str, float], bytes_up: str) -> tuple[str, ...]:
     return (
         name,
         f"{100 * share:.1f} %",

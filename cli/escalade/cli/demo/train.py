@@ -12,6 +12,8 @@ from pydantic import TypeAdapter
 from escalade.tiers.preprocess import StepSpec, build_pipeline
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from escalade.cli.demo.data import Split
@@ -60,8 +62,18 @@ def features(tier: str, images: NDArray[Any]) -> NDArray[np.float32]:
     return pipeline(images)
 
 
-def train(split: Split, seed: int = 0) -> dict[str, Model]:
+def train(split: Split, seed: int = 0, check: Callable[[], None] = lambda: None) -> dict[str, Model]:
     """Fit the three models; about two seconds.
+
+    Parameters
+    ----------
+    split:
+        What they learn from.
+    seed:
+        Of the first weights and of the order of the images.
+    check:
+        Called between fits; may raise to stop. (scikit-learn takes a KeyboardInterrupt during a fit for the
+        wish to go on with what has been learnt.)
 
     Returns
     -------
@@ -76,11 +88,14 @@ def train(split: Split, seed: int = 0) -> dict[str, Model]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the number of passes is chosen, not reached
         linear = LogisticRegression(C=1.0, max_iter=500).fit(features("endpoint", split.images), split.labels)
+        check()
         small = MLPClassifier((HIDDEN_NODE,), alpha=1e-3, max_iter=200, random_state=seed)
         small.fit(features("edge_node", split.images), split.labels)
+        check()
         moved, labels = with_half_pixel_moves(split)
         large = MLPClassifier((HIDDEN_SERVER,), alpha=1e-2, max_iter=40, random_state=seed)
         large.fit(features("edge_server", moved), labels)
+        check()
     return {
         "endpoint": Model("endpoint", [linear.coef_.T], [linear.intercept_], linear),
         "edge_node": Model("edge_node", small.coefs_, small.intercepts_, small),

@@ -104,26 +104,21 @@ def awkward_input(policy: Policy, classes: int, seed: int) -> Iterator[str]:
 
 def propensity_is_honest(policy: Policy, classes: int, seed: int) -> Iterator[str]:
     """A propensity is in (0, 1] and is how often, over `Batch.uniform`, that action is taken."""
-    draws, kinds = 4096, 32
-    rows = ordinary_rows(classes, seed).take(slice(0, kinds))
+    draws, rows = 4096, ordinary_rows(classes, seed)
     uniform = (np.random.default_rng(seed).permutation(draws) + 0.5) / draws
-    repeated = replace(rows.take(np.repeat(np.arange(kinds), draws)), uniform=np.tile(uniform, kinds))
-    decisions = policy.decide(repeated)
-    propensity = decisions.propensity.reshape(kinds, draws)
-    if not np.all((propensity > 0.0) & (propensity <= 1.0)):
-        yield f"propensities must be in (0, 1], got {propensity.min()} to {propensity.max()}"
-        return
-    for row, (actions, stated) in enumerate(
-        zip(decisions.action.reshape(kinds, draws), propensity, strict=True)
-    ):
-        for action in np.unique(actions):
-            taken = actions == action
-            share = taken.mean()
-            off = np.abs(stated[taken] - share).max()
-            if off > 4.0 * np.sqrt(share * (1.0 - share) / draws) + 1.0 / draws:
+    for row in range(32):
+        decisions = policy.decide(replace(rows.take(np.full(draws, row)), uniform=uniform.copy()))
+        if not np.all((decisions.propensity > 0.0) & (decisions.propensity <= 1.0)):
+            low, high = decisions.propensity.min(), decisions.propensity.max()
+            yield f"propensities must be in (0, 1], got {low:.6g} to {high:.6g}"
+            return
+        for action in np.unique(decisions.action):
+            taken = decisions.action == action
+            share, stated = taken.mean(), decisions.propensity[taken]
+            if np.abs(stated - share).max() > 4.0 * np.sqrt(share * (1.0 - share) / draws) + 1.0 / draws:
                 yield (
-                    f"score {rows.score[row]:.6g}: {Action(action).name} is taken in {share:.3f} of "
-                    f"{draws} draws, its propensity says {stated[taken][0]:.3f}"
+                    f"score {rows.score[row]:.6g}: {_name(action)} is taken in {share:.3f} of "
+                    f"{draws} draws, its propensity says {stated[0]:.3f}"
                 )
 
 

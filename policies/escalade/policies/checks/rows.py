@@ -108,9 +108,7 @@ def _posteriors(rng: np.random.Generator, rows: int, classes: int) -> NDArray[np
     return posterior.astype(np.float32)
 
 
-def _with_context(
-    rng: np.random.Generator, score: NDArray[np.float32], posterior: NDArray[np.float32]
-) -> Batch:
+def _with_context(rng: np.random.Generator, score: NDArray[np.float32], posterior: NDArray[np.float32]) -> Batch:
     rows = len(score)
     return Batch.of(
         score,

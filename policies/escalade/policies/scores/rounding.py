@@ -59,9 +59,7 @@ def columns(values: ArrayLike) -> NDArray[np.float64]:
     return np.array(array.T, dtype=np.float64, order="C")
 
 
-def settle(
-    low: NDArray[np.float32], high: NDArray[np.float32], one: Callable[[int], Any]
-) -> NDArray[np.float32]:
+def settle(low: NDArray[np.float32], high: NDArray[np.float32], one: Callable[[int], Any]) -> NDArray[np.float32]:
     """Return the float32 that both bounds round to, and ``one(row)`` where they differ.
 
     Parameters

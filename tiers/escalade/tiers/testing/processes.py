@@ -126,44 +126,31 @@ class TierProcess:
             self._printed.wait_for(there, self._start_seconds)
         return found[0] if found else None
 
-    def signal(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         """Send a signal."""
         os.kill(self.pid, number)
 
     def freeze(self) -> None:
         """Let it hang with its connections open (SIGSTOP), as a machine that swaps or a cable that is cut."""
-        self.signal(signal.SIGSTOP)
+        self.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Let a frozen one go on."""
-        self.signal(signal.SIGCONT)
+        self.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End it at once (SIGKILL): nothing is drained."""
-        self.signal(signal.SIGKILL)
-        self._wait()
+        self.send_signal(signal.SIGKILL)
+        self.wait()
 
     def stop(self) -> int:
         """Ask it to stop (SIGTERM), frozen or not, and return its exit code; kill it after `STOP_SECONDS`."""
         self.thaw()
-        self.signal(signal.SIGTERM)
-        return self._wait()
+        self.send_signal(signal.SIGTERM)
+        return self.wait()
 
     def wait(self) -> int:
-        """Return its exit code once it has ended by itself; kill it after `STOP_SECONDS`."""
-        return self._wait()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._process is not None:
-            self.stop()
-
-    def _wait(self) -> int:
+        """Return its exit code once it has ended; kill it after `STOP_SECONDS`."""
         process, reader = self._process, self._reader
         if process is None or reader is None:
             raise RuntimeError(f"the {self.tier} does not run")
@@ -175,6 +162,16 @@ class TierProcess:
         reader.join()
         self._process = None
         return process.returncode
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self.stop()
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stderr is not None

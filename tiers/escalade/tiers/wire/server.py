@@ -11,7 +11,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from escalade.protos.oip import open_inference_pb2 as oip
 from escalade.tiers.config import host_port
-from escalade.tiers.errors import SetupError
+from escalade.tiers.errors import ConfigError
 from escalade.tiers.wire.channel import SERVICE, server_options
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class GrpcServer:
 
         Raises
         ------
-        SetupError
+        ConfigError
             When the address cannot be bound.
         """
         host, port = host_port(self._address)
@@ -53,9 +53,10 @@ class GrpcServer:
         except RuntimeError:
             bound = 0
         if not bound:
-            raise SetupError(
+            raise ConfigError(
                 f"cannot listen on {self._address}: the port is taken, or the address is not this machine's; "
-                "set listen.address to a free one"
+                "set it to a free one",
+                key="listen.address",
             )
         await self._server.start()
         for service in ("", SERVICE):

@@ -17,7 +17,18 @@ SECONDS = (50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05,
 SCORES = tuple(tenth / 10 for tenth in range(1, 11))
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
-OUTCOMES = ("answered", "degraded", "invalid", "not_found", "too_large", "expired", "overloaded", "draining", "failed")
+OUTCOMES = (
+    "answered",
+    "degraded",
+    "invalid",
+    "not_found",
+    "too_large",
+    "expired",
+    "overloaded",
+    "draining",
+    "cancelled",
+    "failed",
+)
 
 
 class Histogram:

@@ -202,6 +202,9 @@ class Tier:
         except EscaladeError as error:
             self.metrics.requests[error.outcome] += 1
             raise
+        except asyncio.CancelledError:
+            self.metrics.requests["cancelled"] += 1
+            raise
         finally:
             self._leave()
         result = self._settle(x, outputs, started, deadline)
@@ -324,6 +327,9 @@ class Tier:
         except UpstreamError as error:
             self._degrade(answer, up, error.reason)
             path = ()
+        except asyncio.CancelledError:
+            self.metrics.requests["cancelled"] += 1
+            raise
         finally:
             self._leave()
             self.metrics.upstream_s.observe(self._clock() - now)

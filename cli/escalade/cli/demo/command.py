@@ -99,6 +99,7 @@ def _run(out: Path, seed: int, interrupts: Interrupts) -> None:
     strategies = {
         name: report.summarise(one.answers, digits.test.labels, one.bytes_up) for name, one in measured.items()
     }
+    interrupts.check()
     seconds = time.monotonic() - started
     report.write(out / "summary.json", strategies, processes=len(members), seconds=seconds)
     say("")

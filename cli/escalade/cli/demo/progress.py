@@ -34,14 +34,13 @@ class StreamProgress:
     """
 
     def __init__(self, console: Console, strategy: str, total: int) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import BarColumn, Progress, TextColumn
 
         self._answered: Counter[str] = Counter()
         self._console, self._label, self._total = console, strategy.replace("_", " "), total
         self._bar = Progress(
             TextColumn("{task.description:18}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            BarColumn(bar_width=12),
             TextColumn("{task.fields[shares]}"),
             console=console,
             disable=not console.is_terminal,

@@ -79,6 +79,11 @@ class TierProcess:
             raise RuntimeError(f"the {self.tier} does not run")
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started and not yet waited for."""
+        return self._process is not None
+
     def start(self) -> str:
         """Start it, wait until it serves and return its address; RuntimeError with its last line when it does not."""
         self.launch()

@@ -45,7 +45,7 @@ def server_options(max_message_bytes: int) -> ChannelOptions:
         ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
         ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", -1),  # an answer is as large as the model makes it
         ("grpc.max_metadata_size", 16 * 1024),
         ("grpc.so_reuseport", 0),
     ]

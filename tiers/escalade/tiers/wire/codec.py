@@ -106,6 +106,8 @@ class Codec:
             for name in request.outputs:
                 if name not in self.output_names:
                     raise InputError(f"there is no output {name!r}; there are {', '.join(self.output_names)}")
+            if len(set(request.outputs)) < len(request.outputs):
+                raise InputError("an output is asked for twice; name each once")
         if "escalade.deadline_ms" in message.parameters:
             request.deadline_ms = float(message.parameters["escalade.deadline_ms"].int64_param)
         return request

@@ -21,11 +21,15 @@ from escalade.tiers.wire.codec import FACTS
 from escalade.tiers.wire.tensors import array_from_tensor, raw_from_array
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
     from numpy.typing import NDArray
 
     from escalade.policies import Score
+
+NAME_LIMIT = 64
+HOPS_LIMIT = 16
+"""What of a peer's words is believed: they are kept, counted and passed on."""
 
 
 def request_bytes(
@@ -81,17 +85,21 @@ def answer_from_bytes(
     """
     try:
         response = ModelInferResponse.FromString(data)
-        arrays = output_arrays(response)
+        ours = "escalade.tier" in response.parameters
+        # Another server's further outputs are its own affair: of any type, of any shape, called anything.
+        arrays = output_arrays(response, None if raw else {output, *(("label", *FACTS) if ours else ())})
     except (DecodeError, InputError, UnicodeDecodeError) as error:
         raise UpstreamError("bad_answer", str(error)) from error
     if wrong := next((name for name, array in arrays.items() if array.ndim == 0 or len(array) != rows), None):
         raise UpstreamError("bad_answer", f"output {wrong!r} is {list(arrays[wrong].shape)} for {rows} rows")
+    if not raw and output not in arrays:
+        names = ", ".join(repr(tensor.name) for tensor in response.outputs) or "none"
+        raise UpstreamError("bad_answer", f"there is no output {output!r}; there are {names}")
     facts = response.parameters
     answer = Answer(
         score=np.full(rows, -np.inf, np.float32),
         tier=[tier] * rows,
         degraded=np.zeros(rows, np.bool_),
-        reason=facts["escalade.reason"].string_param if "escalade.reason" in facts else "",
         path=parse_path(facts["escalade.path"].string_param) if "escalade.path" in facts else (),
     )
     if raw:
@@ -99,11 +107,13 @@ def answer_from_bytes(
     else:
         answer.posterior, answer.score = _posterior(arrays, output, output_kind, score)
         answer.label = arrays["label"] if _is(arrays, "label", np.int64) else answer.posterior.argmax(axis=1)
-    if "escalade.tier" in facts:
+    if ours:
         answer.score = arrays["score"] if _is(arrays, "score", np.float32) else answer.score
         answer.degraded = arrays["degraded"].copy() if _is(arrays, "degraded", np.bool_) else answer.degraded
         if _is(arrays, "tier", np.object_):
-            answer.tier = [name.decode(errors="replace") for name in arrays["tier"].tolist()]
+            answer.tier = [name[:NAME_LIMIT].decode(errors="replace") for name in arrays["tier"].tolist()]
+        if answer.degraded.any() and "escalade.reason" in facts:
+            answer.reason = facts["escalade.reason"].string_param[:NAME_LIMIT]
     return answer
 
 
@@ -122,21 +132,22 @@ def ready_from_bytes(data: bytes) -> bool:
     return ServerReadyResponse.FromString(data).ready
 
 
-def output_arrays(response: ModelInferResponse) -> dict[str, NDArray[Any]]:
-    """Return a response's outputs by name; InputError when they cannot be read."""
+def output_arrays(response: ModelInferResponse, only: Container[str] | None = None) -> dict[str, NDArray[Any]]:
+    """Return a response's outputs by name, all of them or `only` some; InputError when they cannot be read."""
     raw = response.raw_output_contents
     if raw and len(raw) != len(response.outputs):
         raise InputError(f"{len(response.outputs)} outputs came with {len(raw)} raw contents")
     return {
         tensor.name: array_from_tensor(tensor, raw[index] if raw else None)
         for index, tensor in enumerate(response.outputs)
+        if only is None or tensor.name in only
     }
 
 
 def parse_path(text: str) -> tuple[Hop, ...]:
     """Return the hops of `endpoint=2.410,edge_node=1.702`; what cannot be read is left out."""
     hops = []
-    for part in text.split(","):
+    for part in text.split(",", HOPS_LIMIT)[:HOPS_LIMIT]:
         tier, _, elapsed = part.partition("=")
         try:
             hops.append(Hop(tier, float(elapsed)))
@@ -148,8 +159,6 @@ def parse_path(text: str) -> tuple[Hop, ...]:
 def _posterior(
     arrays: dict[str, NDArray[Any]], output: str, kind: str, score: Score
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    if output not in arrays:
-        raise UpstreamError("bad_answer", f"there is no output {output!r}, only {', '.join(arrays) or 'none'}")
     values = arrays[output]
     if values.ndim != 2 or values.shape[1] == 0 or not np.issubdtype(values.dtype, np.floating):
         got = f"{values.dtype} {list(values.shape)}"

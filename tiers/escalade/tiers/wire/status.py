@@ -25,6 +25,9 @@ _ERROR: dict[grpc.StatusCode, type[errors.EscaladeError]] = {
     grpc.StatusCode.UNAVAILABLE: errors.UnavailableError,
 }
 
+TEXT_LIMIT = 500
+"""Characters of a public text: it may quote what the caller sent, and travels in a trailer of limited size."""
+
 _REASON = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "timeout",
     grpc.StatusCode.UNAVAILABLE: "unavailable",
@@ -38,7 +41,8 @@ def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
     code = _STATUS.get(type(error))  # type: ignore[arg-type]  # other types are simply not in it
     if code is None:
         return grpc.StatusCode.INTERNAL, "internal error; see the tier's log"
-    return code, str(error)
+    text = str(error)
+    return code, text if len(text) <= TEXT_LIMIT else text[:TEXT_LIMIT] + " ..."
 
 
 def error_of(code: grpc.StatusCode, details: str | None) -> errors.EscaladeError:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from escalade.protos.oip.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 
+MAX_RANK = 16
+
 _CONTENTS = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
@@ -48,6 +50,8 @@ def array_from_tensor(
     InputError
         When type, shape and contents disagree; the message gives what was expected and received.
     """
+    if len(tensor.shape) > MAX_RANK:
+        raise InputError(f"tensor {tensor.name!r} has {len(tensor.shape)} dimensions; at most {MAX_RANK} make sense")
     name, datatype, shape = tensor.name, tensor.datatype, tuple(tensor.shape)
     dtype = DTYPES.get(datatype)
     if dtype is None and datatype != "BYTES":

@@ -59,9 +59,7 @@ async def measure(models: Models, folder: Path, settings: Settings) -> tuple[lis
     ours_ms, hop_ms, models_ms = ours_ms[1:], hop_ms[1:], models_ms[1:]  # the first repeat was the warm-up
     floors = [2 * hop + models for hop, models in zip(hop_ms, models_ms, strict=True)]
     value = median(ours / floor for ours, floor in zip(ours_ms, floors, strict=True))
-    detail = (
-        f"ours {median(ours_ms):.2f} ms; 2 x echo hop {median(hop_ms):.2f} ms + models {median(models_ms):.2f} ms"
-    )
+    detail = f"ours {median(ours_ms):.2f} ms; 2 x echo hop {median(hop_ms):.2f} ms + models {median(models_ms):.2f} ms"
     rows = [Row("B4", "chain of three, p50 / (2 hops + models)", value, "x", TARGET, detail=detail)]
     return rows, {"B4": {"ours_ms": ours_ms, "hop_ms": hop_ms, "models_ms": models_ms}}
 

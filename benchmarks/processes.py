@@ -76,7 +76,7 @@ class Server:
         self._start_seconds = start_seconds
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("ESCALADE__")}
         with pinned(cores):
-            self._process = subprocess.Popen(  # noqa: S603  # the harness's own commands
+            self._process = subprocess.Popen(  # the harness's own commands
                 command,
                 cwd=ROOT,
                 env={**inherited, **(environment or {})},

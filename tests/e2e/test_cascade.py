@@ -69,7 +69,7 @@ class Cascade:
 
     async def ask_until(self, tier: str) -> list[Answer]:
         """Ask until an answer comes from `tier` undegraded, at most `RECOVERY_S`; return all answers."""
-        answers = []
+        answers: list[Answer] = []
         async with asyncio.timeout(RECOVERY_S):
             while not answers or answers[-1].tier != [tier] or answers[-1].degraded.any():
                 answers.append(await self.ask())

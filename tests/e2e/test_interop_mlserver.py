@@ -29,7 +29,9 @@ PYTHON = Path(
 )
 pytestmark = [
     pytest.mark.asyncio,
-    pytest.mark.skipif(not PYTHON.exists(), reason=f"needs MLServer in {PYTHON.parents[1]}: run `make interop`"),
+    pytest.mark.skipif(
+        not PYTHON.with_name("mlserver").exists(), reason=f"needs MLServer in {PYTHON.parents[1]}: run `make interop`"
+    ),
 ]
 
 START_SECONDS = 60.0

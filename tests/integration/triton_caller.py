@@ -123,7 +123,8 @@ async def escalade_client(address: str) -> list[int]:
     async with escalade.tiers.Client(address) as client:
         answer = await client.infer(ROWS, model="m", timeout_s=10)
     assert answer.label is not None
-    return answer.label.tolist()
+    labels: list[int] = answer.label.tolist()
+    return labels
 
 
 def main() -> None:

@@ -134,6 +134,14 @@ def test_an_output_that_is_no_classifiers_is_refused_unless_raw(tmp_path: Path) 
     assert [(spec.name, spec.datatype, spec.row_shape) for spec in model.outputs] == [("y", "FP32", (-1, -1))]
 
 
+def test_a_raw_output_with_the_name_of_a_fact_is_refused(tmp_path: Path) -> None:
+    """`score`, `tier` and `degraded` are what a tier adds itself."""
+    relu = helper.make_node("Relu", ["x"], ["score"])
+    path = write(tmp_path / "score.onnx", [tensor("x", "N", 3)], [tensor("score", "N", 3)], [relu])
+    with pytest.raises(ConfigError, match="'score' has the name of a fact"):
+        load(path, output_kind="raw")
+
+
 def test_a_provider_that_this_build_lacks_is_logged_and_passed_over(identity: Path) -> None:
     """The next in order of preference is taken."""
     lacking = next(name for name in ort.get_all_providers() if name not in ort.get_available_providers())

@@ -21,7 +21,15 @@ from escalade.tiers.answer import REASONS, Answer, Hop
 from escalade.tiers.config import DTYPES
 from escalade.tiers.errors import EscaladeError, InputError, UpstreamError
 from escalade.tiers.wire.codec import format_path
-from escalade.tiers.wire.messages import answer_from_bytes, output_arrays, parse_path, request_bytes
+from escalade.tiers.wire.messages import (
+    HOPS_LIMIT,
+    answer_from_bytes,
+    input_name_from_bytes,
+    output_arrays,
+    parse_path,
+    ready_from_bytes,
+    request_bytes,
+)
 from escalade.tiers.wire.status import error_of, reason_of, status_of
 from escalade.tiers.wire.tensors import array_from_tensor, raw_from_array, raw_from_strings
 
@@ -116,7 +124,7 @@ MALFORMED = {
     "huge": (tensor("x", "FP32", [2**62, 2**62]), b"", "needs .* raw bytes, got 0"),
     "huge and empty": (tensor("x", "FP32", [0, 2**62, 2**62]), b"", "shape"),
     "huge and empty, typed": (tensor("x", "FP32", [0, 2**62, 2**62]), None, "shape"),
-    "too many dimensions": (tensor("x", "UINT8", [1] * 100), b"\0", "shape"),
+    "too many dimensions": (tensor("x", "UINT8", [1] * 100), b"\0", "100 dimensions"),
     "half floats, typed": (tensor("x", "FP16", [1], fp32_contents=[1.0]), None, "only as raw"),
     "few values": (tensor("x", "FP32", [2], fp32_contents=[1.0]), None, "needs 2 values in fp32_contents, got 1"),
     "no byte": (tensor("x", "UINT8", [1], uint_contents=[256]), None, "no UINT8"),
@@ -160,7 +168,8 @@ def test_no_tensor_raises_anything_but_input_error(datatype: str, shape: list[in
             Hop,
             st.sampled_from(["endpoint", "edge_node", "edge_server"]),
             st.floats(0, 1e6).map(lambda ms: round(ms, 3)),
-        )
+        ),
+        max_size=HOPS_LIMIT,
     )
 )
 def test_a_path_survives_as_text(hops: list[Hop]) -> None:
@@ -174,6 +183,11 @@ def test_a_path_survives_as_text(hops: list[Hop]) -> None:
 def test_any_text_is_read_as_some_path(text: str) -> None:
     """What a peer gets wrong is left out; every time that stays is a number."""
     assert all(math.isfinite(hop.elapsed_ms) for hop in parse_path(text))
+
+
+def test_a_path_without_end_is_cut() -> None:
+    """A peer cannot make the tiers below carry more hops than the limit."""
+    assert len(parse_path("endpoint=1," * 1000)) == HOPS_LIMIT
 
 
 # A peer's answer.
@@ -229,7 +243,9 @@ def test_the_answer_of_another_server_gets_label_score_and_tier_from_the_asker()
     assert answer.label.tolist() == [0, 1]
     assert answer.score.tolist() == [0.5, 0.75]
     assert answer.tier == ["triton", "triton"]
-    assert (answer.degraded.any(), answer.reason, answer.path) == (False, "", ())
+    assert not answer.degraded.any()
+    assert answer.reason == ""
+    assert answer.path == ()
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -280,7 +296,7 @@ def test_facts_of_the_wrong_kind_are_replaced_by_what_is_known() -> None:
     assert answer.tier == ["edge_server", "edge_server"]
 
 
-BAD_ANSWERS = {
+BAD_ANSWERS: dict[str, tuple[oip.ModelInferResponse, dict[str, Any], str]] = {
     "empty": (oip.ModelInferResponse(), {}, "no output 'posterior'; there are none"),
     "other output": (response(logits=POSTERIOR), {}, "no output 'posterior'; there are 'logits'"),
     "few rows": (response(posterior=POSTERIOR[:1]), {}, r"'posterior' is \[1, 2\] for 2 rows"),
@@ -326,10 +342,14 @@ def test_an_answer_that_cannot_be_used_is_a_bad_answer(case: str) -> None:
 
 def usable_or_bad(data: bytes, **how: Any) -> None:
     """Check the promise of `Upstream`: a usable answer or UpstreamError, nothing else."""
+    answer: Answer | None = None
+    reason = ""
     try:
         answer = answer_from_bytes(data, rows=2, **how)
     except UpstreamError as error:
-        assert error.reason == "bad_answer"
+        reason = error.reason
+    if answer is None:
+        assert reason == "bad_answer"
         return
     assert len(answer) == len(answer.score) == len(answer.degraded) == 2
     if not how.get("raw"):
@@ -357,7 +377,6 @@ def test_a_good_answer_with_bytes_changed_is_usable_or_a_bad_answer(data: st.Dat
     usable_or_bad(bytes(mutated), output_kind=kind, raw=raw)
 
 
-@settings(max_examples=300)
 @given(st.data())
 def test_a_good_answer_with_fields_changed_is_usable_or_a_bad_answer(data: st.DataObject) -> None:
     """Well-formed messages whose parts do not belong together."""
@@ -379,6 +398,24 @@ def test_the_outputs_that_are_not_wanted_are_not_read() -> None:
     """Reading a few of many costs the few."""
     assert set(output_arrays(GOOD, {"label"})) == {"label"}
     assert set(output_arrays(GOOD)) == {"posterior", "label", "score", "tier", "degraded"}
+
+
+def test_metadata_without_one_input_cannot_be_used() -> None:
+    """Some servers describe no tensors; then a client cannot know the input's name."""
+    described = oip.ModelMetadataResponse(name="m")
+    described.inputs.add(name="pixels")
+    assert input_name_from_bytes(described.SerializeToString()) == "pixels"
+    for data in (b"\xff", b"", oip.ModelMetadataResponse(name="m").SerializeToString()):
+        with pytest.raises(UpstreamError) as caught:
+            input_name_from_bytes(data)
+        assert caught.value.reason == "bad_answer"
+
+
+def test_a_server_that_answers_nonsense_is_not_ready() -> None:
+    """Only a clear yes counts."""
+    assert ready_from_bytes(oip.ServerReadyResponse(ready=True).SerializeToString())
+    assert not ready_from_bytes(b"")
+    assert not ready_from_bytes(b"\xff")
 
 
 def test_a_request_says_what_it_is_told() -> None:

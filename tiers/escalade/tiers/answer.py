@@ -25,6 +25,10 @@ REASONS = {
 """Why a row was answered below the tier that the policy asked for."""
 
 
+FACTS = ("score", "tier", "degraded")
+"""Outputs, one value a row, that every tier adds on the wire to its model's own."""
+
+
 class Hop(NamedTuple):
     """One tier's part of the way.
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Client:
-    """Asks a tier, or any server of the Open Inference Protocol, over gRPC.
+    """Asks a tier over gRPC, or another Open Inference Protocol server that answers a `posterior`.
 
     Parameters
     ----------
@@ -62,12 +62,12 @@ class Client:
         CallerError, TierError
             As the tier would raise them in process; UnavailableError when it cannot be reached.
         """
-        if model not in self._input_names:
-            metadata = await self._call("ModelMetadata", metadata_request_bytes(model), timeout_s)
-            self._input_names[model] = input_name_from_bytes(metadata)
-        request = request_bytes(x, model=model, input_name=self._input_names[model], id=id)
-        data = await self._call("ModelInfer", request, timeout_s)
         try:
+            if model not in self._input_names:
+                metadata = await self._call("ModelMetadata", metadata_request_bytes(model), timeout_s)
+                self._input_names[model] = input_name_from_bytes(metadata)
+            request = request_bytes(x, model=model, input_name=self._input_names[model], id=id)
+            data = await self._call("ModelInfer", request, timeout_s)
             return answer_from_bytes(data, rows=len(x))
         except UpstreamError as error:
             raise EscaladeError(f"{self.address} answered something unusable: {error}") from error

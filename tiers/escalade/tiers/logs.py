@@ -25,5 +25,4 @@ def configure_logs(config: LogConfig) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(config.level.upper())),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
     )

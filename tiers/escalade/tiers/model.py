@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime as ort
 import structlog
 
+from escalade.tiers.answer import FACTS
 from escalade.tiers.config import DATATYPES, DTYPES, ModelConfig
 from escalade.tiers.errors import ConfigError, ModelError
 from escalade.tiers.preprocess import build_pipeline
@@ -180,6 +181,12 @@ class OnnxModel:
 
     def _check_outputs(self, outputs: Sequence[NDArray[Any]], config: ModelConfig) -> None:
         if self.output_kind == "raw":
+            if taken := [name for name in self.output_names if name in FACTS]:
+                raise ConfigError(
+                    f"output {taken[0]!r} has the name of a fact that every tier answers ({', '.join(FACTS)}); "
+                    "rename it in the graph",
+                    key="model.file",
+                )
             self.outputs = [
                 TensorSpec(name, DATATYPES.get(array.dtype, "BYTES"), (-1,) * (array.ndim - 1))
                 for name, array in zip(self.output_names, outputs, strict=True)

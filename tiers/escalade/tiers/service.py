@@ -17,6 +17,7 @@ from escalade.tiers.config import TierConfig, TierName, host_port
 from escalade.tiers.config_file import load_config, parse_config
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.head import Head
+from escalade.tiers.logs import configure_logs
 from escalade.tiers.metrics import TierMetrics
 from escalade.tiers.model import OnnxModel
 from escalade.tiers.tier import Tier
@@ -93,6 +94,8 @@ class Service:
             When the model, a provider, the score or the policy does not work.
         """
         config = self.config
+        if not structlog.is_configured():  # an application that has its own logging keeps it
+            configure_logs(config.log)
         model = OnnxModel(config.model)
         score = load_score(config.score, config.model.output_kind, temperature=config.model.temperature)
         head = Head(model, config.model.temperature, score)

@@ -18,6 +18,7 @@ from escalade.protos.oip.open_inference_pb2 import (
     ModelMetadataResponse,
     ModelStreamInferResponse,
 )
+from escalade.tiers.answer import FACTS
 from escalade.tiers.errors import InputError, NotFoundError
 from escalade.tiers.wire.tensors import array_from_tensor, raw_from_array, raw_from_strings
 
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 HEADS_KEPT = 4096
 """So many serialised heads of responses are kept; their number is bounded by shapes, tiers and reasons."""
 INFER_RESPONSE_TAG = bytes([ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER << 3 | 2])
-FACTS = ("score", "tier", "degraded")
-"""Per-row outputs that every tier adds to its model's own."""
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +16,8 @@ from escalade.protos.oip.open_inference_pb2 import (
     ModelMetadataResponse,
     ServerReadyResponse,
 )
-from escalade.tiers.answer import Answer, Hop
+from escalade.tiers.answer import FACTS, Answer, Hop
 from escalade.tiers.errors import InputError, UpstreamError
-from escalade.tiers.wire.codec import FACTS
 from escalade.tiers.wire.tensors import array_from_tensor, raw_from_array
 
 if TYPE_CHECKING:
@@ -123,13 +123,22 @@ def metadata_request_bytes(model: str) -> bytes:
 
 
 def input_name_from_bytes(data: bytes) -> str:
-    """Return the name of the one input that a ModelMetadataResponse describes."""
-    return ModelMetadataResponse.FromString(data).inputs[0].name
+    """Return the name of the one input that a ModelMetadataResponse describes; UpstreamError when it does not."""
+    try:
+        inputs = ModelMetadataResponse.FromString(data).inputs
+    except DecodeError as error:
+        raise UpstreamError("bad_answer", str(error)) from error
+    if len(inputs) != 1:
+        raise UpstreamError("bad_answer", f"its metadata names {len(inputs)} inputs, not one")
+    return inputs[0].name
 
 
 def ready_from_bytes(data: bytes) -> bool:
-    """Return what a ServerReadyResponse says."""
-    return ServerReadyResponse.FromString(data).ready
+    """Return what a ServerReadyResponse says; False when it cannot be read."""
+    try:
+        return ServerReadyResponse.FromString(data).ready
+    except DecodeError:
+        return False
 
 
 def output_arrays(response: ModelInferResponse, only: Container[str] | None = None) -> dict[str, NDArray[Any]]:
@@ -150,9 +159,11 @@ def parse_path(text: str) -> tuple[Hop, ...]:
     for part in text.split(",", HOPS_LIMIT)[:HOPS_LIMIT]:
         tier, _, elapsed = part.partition("=")
         try:
-            hops.append(Hop(tier, float(elapsed)))
+            hop = Hop(tier, float(elapsed))
         except ValueError:
             continue
+        if isfinite(hop.elapsed_ms):
+            hops.append(hop)
     return tuple(hops)
 
 
@@ -163,9 +174,11 @@ def _posterior(
     if values.ndim != 2 or values.shape[1] == 0 or not np.issubdtype(values.dtype, np.floating):
         got = f"{values.dtype} {list(values.shape)}"
         raise UpstreamError("bad_answer", f"output {output!r} is {got}, not float [rows, classes]")
-    posterior = softmax(values) if kind == "logits" else np.array(values, np.float32)
-    # A NaN fails this comparison too.
-    if not (np.abs(posterior.sum(axis=1, dtype=np.float64) - 1) < 1e-2).all() or (posterior < -1e-6).any():
+    with np.errstate(invalid="ignore", over="ignore"):
+        posterior = softmax(values) if kind == "logits" else np.array(values, np.float32)
+        error = np.abs(posterior.sum(axis=1, dtype=np.float64) - 1)
+    # A NaN fails the first comparison too.
+    if not (error < 1e-2).all() or (posterior < -1e-6).any():
         raise UpstreamError("bad_answer", f"output {output!r} is no posterior; is output_kind right?")
     if score.needs == "posterior":
         return posterior, score.batch(posterior)

@@ -62,19 +62,31 @@ def array_from_tensor(
     if raw is None:
         return _from_contents(tensor, datatype, shape, count)
     if dtype is None:
-        return _from_raw_strings(name, raw, count).reshape(shape)
+        return _shaped(_from_raw_strings(name, raw, count), shape, name)
     if len(raw) != count * dtype.itemsize:
         raise InputError(
             f"tensor {name!r} of {datatype} {list(shape)} needs {count * dtype.itemsize} raw bytes, got {len(raw)}"
         )
-    return np.frombuffer(raw, dtype).reshape(shape)
+    return _shaped(np.frombuffer(raw, dtype), shape, name)
 
 
 def raw_from_array(array: NDArray[Any]) -> tuple[str, bytes]:
-    """Return an array's datatype and raw contents: row major, little endian."""
+    """Return an array's datatype and raw contents: row major, little endian.
+
+    Raises
+    ------
+    InputError
+        When the protocol has no such type.
+    """
+    datatype = DATATYPES.get(array.dtype)
+    if datatype is not None:
+        return datatype, array.tobytes()
     if array.dtype.kind in "OSU":
         return "BYTES", raw_from_strings(array.ravel().tolist())
-    return DATATYPES[array.dtype.newbyteorder("<")], array.tobytes()
+    little = array.dtype.newbyteorder("<")
+    if little not in DATATYPES:
+        raise InputError(f"an array of {array.dtype} cannot be sent; the protocol has {', '.join(DTYPES)}, BYTES")
+    return DATATYPES[little], array.astype(little).tobytes()
 
 
 def raw_from_strings(strings: Iterable[str | bytes]) -> bytes:
@@ -98,9 +110,17 @@ def _from_contents(
             f"tensor {tensor.name!r} of {datatype} {list(shape)} needs {count} values in {field}, got {len(values)}"
         )
     try:
-        return np.array(values, DTYPES.get(datatype, object)).reshape(shape)
+        array = np.array(values, DTYPES.get(datatype, object))
     except OverflowError as error:
         raise InputError(f"tensor {tensor.name!r} has a value that is no {datatype}: {error}") from error
+    return _shaped(array, shape, tensor.name)
+
+
+def _shaped(array: NDArray[Any], shape: tuple[int, ...], name: str) -> NDArray[Any]:
+    try:
+        return array.reshape(shape)
+    except ValueError as error:  # nothing in it, but sizes that no array can have
+        raise InputError(f"tensor {name!r} cannot have the shape {list(shape)}: {error}") from error
 
 
 def _from_raw_strings(name: str, raw: bytes, count: int) -> NDArray[Any]:

@@ -86,6 +86,6 @@ async def _chain_p50_ms(endpoint: Endpoint, models: Models, seconds: float) -> f
             raise ValueError(f"not answered by the edge server: {answer}")
         times.append(end - start)
         start = clock()
-    if not np.allclose(answer.posterior, models.large.expected(), atol=1e-5):
+    if answer.posterior is None or not np.allclose(answer.posterior, models.large.expected(), atol=1e-5):
         raise ValueError(f"{answer.posterior} is not the edge server's model's own posterior")
     return median(times) * 1e3

@@ -107,10 +107,8 @@ class Server:
     def stop(self) -> None:
         """End the process and its children."""
         self._signal(signal.SIGTERM)
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(15)
-        except subprocess.TimeoutExpired:
-            pass
         self._signal(signal.SIGKILL)
         self._process.wait()
         self._reader.join(5)

@@ -48,7 +48,7 @@ async def interleave(cases: Cases, repeats: int) -> Samples:
 def ratio(samples: Samples, case: str, baseline: str, field: str) -> float:
     """Return the median over the repeats of `case` / `baseline`."""
     pairs = zip(samples[case], samples[baseline], strict=True)
-    return median(getattr(ours, field) / getattr(theirs, field) for ours, theirs in pairs)
+    return median(float(getattr(ours, field) / getattr(theirs, field)) for ours, theirs in pairs)
 
 
 def middle(samples: Samples, case: str, field: str) -> float:

@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     # gRPC's core writes its own lines beside the logs; what matters in them arrives as errors.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # The older poller answers 6 to 15 % more calls in Python (ADR 0006). Read when grpc is imported.
+    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener,-event_engine_client")
     # Imported here, each by who needs it: `escalade --help` on a board must not wait for onnxruntime.
     from escalade.tiers.errors import SetupError
 

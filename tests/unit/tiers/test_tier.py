@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from escalade.policies import Action, AlwaysEscalate, Batch, Context, Decisions, Policy
-from escalade.tiers.answer import Answer
+from escalade.tiers.answer import Row
 from escalade.tiers.errors import (
     DeadlineError,
     DrainingError,
@@ -67,7 +67,7 @@ async def test_a_sure_input_is_answered_here(make_tier: MakeTier, inline: bool) 
 
 async def test_a_sure_input_on_a_fast_model_is_answered_without_suspending(make_tier: MakeTier) -> None:
     """`begin` returns the answer itself: no task, no future, no turn of the loop."""
-    assert isinstance(make_tier().begin(rows(SURE)), Answer)
+    assert isinstance(make_tier().begin(rows(SURE)), Row)
 
 
 @both_ways
@@ -93,21 +93,32 @@ async def test_only_the_unsure_rows_of_a_request_go_up_and_together(make_tier: M
     assert [call.tolist() for call in upstream.calls] == [rows(UNSURE, UNSURE).tolist()]
 
 
-async def test_unsure_requests_of_the_same_moment_share_a_call_and_sure_ones_do_not_wait(
-    make_tier: MakeTier,
-) -> None:
-    """The uncertain rows of several requests travel together; the certain ones are answered at once."""
+async def test_unsure_requests_of_one_batch_share_a_call_and_sure_ones_do_not_wait(make_tier: MakeTier) -> None:
+    """The sure one runs alone; those that gathered meanwhile run together, and go up together."""
     upstream = FakeUpstream()
     upstream.hold = asyncio.Event()
-    tier = make_tier(upstream)
-    unsure = [asyncio.create_task(tier.infer(rows(UNSURE))) for _ in range(3)]
+    tier = make_tier(upstream, inline=False)
+    unsure = [asyncio.create_task(tier.infer(rows(UNSURE))) for _ in range(4)]
     sure = await tier.infer(rows(SURE))
     assert sure.tier == ["edge_node"]
     assert not any(task.done() for task in unsure)
     upstream.hold.set()
     answers = await asyncio.gather(*unsure)
-    assert [len(call) for call in upstream.calls] == [3]
+    assert [len(call) for call in upstream.calls] == [4]
     assert all(answer.tier == ["edge_server"] and len(answer) == 1 for answer in answers)
+
+
+async def test_a_row_that_ran_on_the_loop_goes_up_alone_and_at_once(make_tier: MakeTier) -> None:
+    """Nothing shared its run, so it waits for no company."""
+    upstream = FakeUpstream()
+    upstream.hold = asyncio.Event()
+    tier = make_tier(upstream)
+    unsure = [asyncio.create_task(tier.infer(rows(UNSURE))) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert [len(call) for call in upstream.calls] == [1, 1]
+    assert tier.pending == 2
+    upstream.hold.set()
+    assert [answer.tier for answer in await asyncio.gather(*unsure)] == [["edge_server"]] * 2
 
 
 async def test_a_call_upward_has_at_most_the_configured_rows(make_tier: MakeTier) -> None:
@@ -151,14 +162,14 @@ async def test_one_requests_short_deadline_does_not_cut_anothers_and_is_kept(mak
     upstream.hold = asyncio.Event()
     tier = make_tier(upstream, upstream_reserve_s=0.0, upstream_timeout_s=60.0)
     now = tier._clock()
-    hasty = asyncio.create_task(tier.infer(rows(UNSURE), now + 0.05))
-    patient = asyncio.create_task(tier.infer(rows(UNSURE), now + 60))
+    hasty = asyncio.create_task(tier.infer(rows(UNSURE, UNSURE), now + 0.05))
+    patient = asyncio.create_task(tier.infer(rows(UNSURE, UNSURE), now + 60))
     answer = await hasty
     assert answer.reason == "timeout"
     assert len(upstream.calls) == 1
     assert not patient.done()
     upstream.hold.set()
-    assert (await patient).tier == ["edge_server"]
+    assert (await patient).tier == ["edge_server"] * 2
 
 
 async def test_without_an_upstream_the_tier_answers_and_says_so(make_tier: MakeTier) -> None:

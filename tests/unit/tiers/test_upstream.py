@@ -217,3 +217,26 @@ async def test_an_upstream_that_breaks_its_promise_is_an_upstream_error() -> Non
             raise RuntimeError("a bug")
 
     assert await reason_of(gather(Buggy()).infer(rows(1), SOON)) == "unavailable"
+
+
+async def test_a_single_row_is_sent_in_the_same_turn() -> None:
+    """Without a task, and its latency is known afterwards."""
+    gatherer = gather(FakeUpstream())
+    answer = await gatherer.infer_now(rows(1), SOON)
+    assert len(answer.tier) == 1
+    assert gatherer.latency_ms == 0.0
+
+
+async def test_closing_the_link_is_told_from_a_caller_that_gave_up() -> None:
+    """The one is the tier above's failure, to be answered degraded; the other is a cancellation."""
+    upstream = Held()
+    gatherer = gather(upstream)
+    gave_up = asyncio.create_task(gatherer.infer_now(rows(1), SOON))
+    cut_off = asyncio.create_task(gatherer.infer_now(rows(1), SOON))
+    await asyncio.sleep(0)
+    gave_up.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gave_up
+    await gatherer.close()
+    cut_off.cancel()  # as grpc does to the calls of a channel that is closed
+    assert await reason_of(cut_off) == "unavailable"

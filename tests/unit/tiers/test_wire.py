@@ -20,7 +20,6 @@ from escalade.tiers import errors
 from escalade.tiers.answer import REASONS, Answer, Hop
 from escalade.tiers.config import DTYPES
 from escalade.tiers.errors import EscaladeError, InputError, UpstreamError
-from escalade.tiers.wire.codec import format_path
 from escalade.tiers.wire.messages import (
     HOPS_LIMIT,
     answer_from_bytes,
@@ -30,6 +29,7 @@ from escalade.tiers.wire.messages import (
     ready_from_bytes,
     request_bytes,
 )
+from escalade.tiers.wire.rows import format_path
 from escalade.tiers.wire.status import error_of, reason_of, status_of
 from escalade.tiers.wire.tensors import array_from_tensor, raw_from_array, raw_from_strings
 

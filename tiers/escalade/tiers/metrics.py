@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from math import inf
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -77,6 +78,17 @@ class TierMetrics(Collector):
         self.total_s = Histogram(SECONDS)
         self.batch_rows = Histogram(ROWS)
         self.queue_depth: Callable[[], int] = lambda: 0
+
+    def accepted_row(self, elapsed_s: float, score: float) -> None:
+        """Count a request of one row that this tier answered with confidence: the hot path."""
+        self.requests["answered"] += 1
+        self.actions["accept"] += 1
+        bucket = bisect_left(SECONDS, elapsed_s)
+        for histogram in (self.local_s, self.total_s):
+            histogram.counts[bucket] += 1
+            histogram.total += elapsed_s
+        if score > -inf:
+            self.score.observe(score)
 
     def collect(self) -> Iterator[Metric]:
         """Yield the families of one scrape."""

@@ -2,7 +2,7 @@
 
 The way of a request::
 
-    begin ─► _admit ─► model ─► _settle: score, decide ─► accepted ─► Answer
+    begin ─► _admit ─► model ─► _settle: score, decide ─► accepted ─► Row or Answer
                                              └─ escalated ─► _escalate ─► the tier above's Answer,
                                                                           or this one's, degraded
 
@@ -16,13 +16,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import structlog
 
 from escalade.policies import Action, Batch, Context, Policy
-from escalade.tiers.answer import Answer, Hop, merge_rows
+from escalade.tiers.answer import Answer, Hop, Row, merge_rows
 from escalade.tiers.batcher import Batcher
 from escalade.tiers.config import BatchingConfig, LimitsConfig
 from escalade.tiers.deadline import upstream_budget_s
@@ -39,7 +40,7 @@ from escalade.tiers.metrics import TierMetrics
 from escalade.tiers.upstream import Gatherer, Upstream
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -50,6 +51,7 @@ log = structlog.get_logger(__name__)
 
 FOREVER = float("inf")
 ACCEPT, ESCALATE, DEFER, ABSTAIN = Action.ACCEPT, Action.ESCALATE, Action.DEFER, Action.ABSTAIN
+ONLY_ROW = np.zeros(1, np.intp)
 _ACTION_NAMES = {action: action.name.lower() for action in Action}
 
 
@@ -113,9 +115,7 @@ class Tier:
             on_batch=self.metrics.batch_rows.observe,
         )
         self._gatherer = Gatherer(upstream, max_batch=upstream_max_batch, clock=clock) if upstream else None
-        self._row_shape, self._dtype = model.input.row_shape, model.input.dtype
-        self._rank = 1 + len(self._row_shape)
-        self._fixed_shape = -1 not in self._row_shape
+        self._one_row, self._dtype = (1, *model.input.row_shape), model.input.dtype
 
     @property
     def runs_inline(self) -> bool:
@@ -136,9 +136,11 @@ class Tier:
             See `escalade.tiers.errors`. The tier above never makes a request fail.
         """
         result = self.begin(x, deadline)
-        return result if isinstance(result, Answer) else await result
+        if not isinstance(result, (Row, Answer)):
+            result = await result
+        return result.answer() if isinstance(result, Row) else result
 
-    def begin(self, x: NDArray[Any], deadline: float = FOREVER) -> Answer | Awaitable[Answer]:
+    def begin(self, x: NDArray[Any], deadline: float = FOREVER) -> Row | Answer | Awaitable[Row | Answer]:
         """Return the answer itself when it is ready at once, else an awaitable of it; raises as `infer`."""
         started = self._clock()
         try:
@@ -168,10 +170,10 @@ class Tier:
 
     def _admit(self, x: NDArray[Any], now: float, deadline: float) -> int:
         """Return the rows of a request that may enter; raise for one that may not."""
-        if x.ndim != self._rank or x.dtype != self._dtype or not self._row_fits(x.shape[1:]) or not len(x):
+        if not (x.shape == self._one_row or self._fits(x.shape)) or x.dtype != self._dtype:
             raise InputError(
                 f"input {self.model.input.name!r} must be {self.model.input.datatype} of shape "
-                f"{[-1, *self._row_shape]} with at least one row; got {x.dtype} of shape {list(x.shape)}"
+                f"{[-1, *self._one_row[1:]]} with at least one row; got {x.dtype} of shape {list(x.shape)}"
             )
         rows = len(x)
         if rows > self._max_rows:
@@ -189,12 +191,13 @@ class Tier:
         if self.draining and not self._pending:
             self._drained.set()
 
-    def _row_fits(self, shape: tuple[int, ...]) -> bool:
-        return shape == self._row_shape or (
-            not self._fixed_shape and all(want in (-1, got) for want, got in zip(self._row_shape, shape, strict=True))
-        )
+    def _fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether an input's shape is `[B, *row]` with rows in it; a size of -1 in `row` is open."""
+        if len(shape) != len(self._one_row) or not shape[0]:
+            return False
+        return all(want in (-1, got) for want, got in zip(self._one_row[1:], shape[1:], strict=True))
 
-    async def _run_later(self, x: NDArray[Any], started: float, deadline: float) -> Answer:
+    async def _run_later(self, x: NDArray[Any], started: float, deadline: float) -> Row | Answer:
         """Answer by way of the batcher."""
         self._pending += 1
         try:
@@ -207,24 +210,33 @@ class Tier:
             raise
         finally:
             self._leave()
-        result = self._settle(x, outputs, started, deadline)
-        return result if isinstance(result, Answer) else await result
+        result = self._settle(x, outputs, started, deadline, shared=True)
+        return result if isinstance(result, (Row, Answer)) else await result
 
     def _settle(
-        self, x: NDArray[Any], outputs: list[NDArray[Any]], started: float, deadline: float
-    ) -> Answer | Awaitable[Answer]:
+        self, x: NDArray[Any], outputs: list[NDArray[Any]], started: float, deadline: float, *, shared: bool = False
+    ) -> Row | Answer | Awaitable[Row | Answer]:
         """Score and decide; return the answer, or the way upward."""
-        now = self._clock()
         metrics = self.metrics
-        metrics.local_s.observe(now - started)
         if len(x) == 1:
-            answer, action = self._decide_one(x, outputs, now, deadline)
-            if action is ACCEPT:
-                metrics.actions["accept"] += 1
-                return self._finish(answer, started)
+            posterior, label, score = self._head.one(outputs)
+            now = self._clock()
+            action = self._decide_one(score, posterior, x.nbytes, now, deadline)
+            elapsed_s = now - started
+            if action is ACCEPT and posterior is not None:
+                metrics.accepted_row(elapsed_s, score)
+                return Row(self.name, posterior, label, score, (Hop(self.name, elapsed_s * 1e3),))
+            metrics.local_s.observe(elapsed_s)
+            if score > -FOREVER:
+                metrics.score.observe(score)
+            if action is ESCALATE and posterior is not None and self._gatherer is not None:
+                metrics.actions["escalate"] += 1
+                own = Row(self.name, posterior, label, score, ())
+                return self._escalate_row(x, own, started, deadline, self._gatherer, shared)
+            answer = self._answer_one(posterior, label, score, outputs)
             actions = np.array([action], np.int8)
         else:
-            answer, actions = self._decide_many(x, outputs, now, deadline)
+            answer, actions = self._decide_many(x, outputs, started, deadline)
         for action in Action:
             metrics.actions[_ACTION_NAMES[action]] += int(np.count_nonzero(actions == action))
         if answer.label is not None:
@@ -242,35 +254,34 @@ class Tier:
         return self._escalate(x, up, answer, started, deadline, self._gatherer)
 
     def _decide_one(
-        self, x: NDArray[Any], outputs: list[NDArray[Any]], now: float, deadline: float
-    ) -> tuple[Answer, Action]:
+        self, score: float, posterior: list[float] | None, bytes_up: int, now: float, deadline: float
+    ) -> Action:
         """Decide on a single row in plain Python numbers."""
-        posterior, label, score = self._head.one(outputs)
-        if score > -FOREVER:
-            self.metrics.score.observe(score)
-        answer = Answer(
-            score=np.array([score], np.float32),
-            tier=[self.name],
-            degraded=np.array([False]),
-            posterior=None if posterior is None else np.array([posterior], np.float32),
-            label=None if posterior is None else np.array([label]),
-            outputs=None if posterior is not None else dict(zip(self.model.output_names, outputs, strict=True)),
-        )
         above_ms = self._gatherer.latency_ms if self._gatherer else FOREVER
         # Positional: time_s, uniform, remaining_ms, bytes_up, upstream_ms, posterior.
-        context = Context(self._epoch + now, self._uniform(), (deadline - now) * 1e3, x.nbytes, above_ms, posterior)
+        context = Context(self._epoch + now, self._uniform(), (deadline - now) * 1e3, bytes_up, above_ms, posterior)
         try:
             action = self.policy.decide_one(score, context)
-            return answer, action if action is ACCEPT else Action(action)
+            return action if action is ACCEPT else Action(action)
         except Exception as error:  # noqa: BLE001  # a user's policy may raise anything and must not stop the tier
-            return answer, self._policy_failed(error)
+            return self._policy_failed(error)
+
+    def _answer_one(
+        self, posterior: list[float] | None, label: int, score: float, outputs: list[NDArray[Any]]
+    ) -> Answer:
+        if posterior is not None:
+            return Row(self.name, posterior, label, score, ()).answer()
+        outputs_by_name = dict(zip(self.model.output_names, outputs, strict=True))
+        return Answer(np.array([score], np.float32), [self.name], np.array([False]), outputs=outputs_by_name)
 
     def _decide_many(
-        self, x: NDArray[Any], outputs: list[NDArray[Any]], now: float, deadline: float
+        self, x: NDArray[Any], outputs: list[NDArray[Any]], started: float, deadline: float
     ) -> tuple[Answer, NDArray[np.int8]]:
         """Decide on the rows of a request as arrays."""
         posterior, label, score = self._head.many(outputs)
         rows = len(x)
+        now = self._clock()
+        self.metrics.local_s.observe(now - started)
         for value in score[np.isfinite(score)].tolist():
             self.metrics.score.observe(value)
         answer = Answer(
@@ -316,24 +327,50 @@ class Tier:
         gatherer: Gatherer,
     ) -> Answer:
         """Ask the tier above about the rows `up`; keep this tier's answer, degraded, where it gives none."""
+        try:
+            with self._asking(deadline) as last:
+                parts = await gatherer.infer(x if up.all() else x[up], last)
+            path = merge_rows(answer, np.flatnonzero(up), parts)
+        except UpstreamError as error:
+            self._degrade(answer, up, error.reason)
+            path = ()
+        return self._finish(answer, started, path)
+
+    async def _escalate_row(
+        self, x: NDArray[Any], own: Row, started: float, deadline: float, gatherer: Gatherer, shared: bool
+    ) -> Row | Answer:
+        """The same for a request of one row, and nothing to merge when all goes well."""
+        try:
+            with self._asking(deadline) as last:
+                above = (await gatherer.infer(x, last))[0] if shared else await gatherer.infer_now(x, last)
+            if isinstance(above, Row) and len(above.posterior) == len(own.posterior):
+                elapsed_s = self._clock() - started
+                self.metrics.total_s.observe(elapsed_s)
+                self.metrics.requests["answered"] += 1
+                return above._replace(path=(Hop(self.name, elapsed_s * 1e3), *above.path))
+            answer = own.answer()
+            path = merge_rows(answer, ONLY_ROW, [above.answer() if isinstance(above, Row) else above])
+        except UpstreamError as error:
+            answer, path = own.answer(), ()
+            self._degrade(answer, np.array([True]), error.reason)
+        return self._finish(answer, started, path)
+
+    @contextmanager
+    def _asking(self, deadline: float) -> Iterator[float]:
+        """Count a request as pending and time it; gives the latest time for the answer from above."""
         now = self._clock()
         budget_s = upstream_budget_s(deadline - now, self._reserve_s, self._timeout_s)
         self._pending += 1
         try:
             if budget_s <= 0:
                 raise UpstreamError("deadline")
-            parts = await gatherer.infer(x if up.all() else x[up], now + budget_s)
-            path = merge_rows(answer, np.flatnonzero(up), parts)
-        except UpstreamError as error:
-            self._degrade(answer, up, error.reason)
-            path = ()
+            yield now + budget_s
         except asyncio.CancelledError:
             self.metrics.requests["cancelled"] += 1
             raise
         finally:
             self._leave()
             self.metrics.upstream_s.observe(self._clock() - now)
-        return self._finish(answer, started, path)
 
     def _degrade(self, answer: Answer, rows: NDArray[np.bool_], reason: str) -> None:
         answer.degraded[rows] = True

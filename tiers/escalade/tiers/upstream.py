@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from escalade.tiers.answer import Row
 from escalade.tiers.errors import UpstreamError
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ class Upstream(Protocol):
     did not see the rows when it raises.
     """
 
-    async def infer(self, x: NDArray[Any], timeout_s: float) -> Answer:
-        """Return the answer of the tier above to `x`, `[B, ...]`."""
+    async def infer(self, x: NDArray[Any], timeout_s: float) -> Row | Answer:
+        """Return the answer of the tier above to `x`, `[B, ...]`; a `Row` only where B is 1."""
         ...
 
     async def close(self) -> None:
@@ -60,6 +61,7 @@ class Gatherer:
         self._upstream, self._max_batch, self._clock = upstream, max_batch, clock
         self._waiting: list[_Item] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
         self.latency_ms = float("nan")
         """Recent time of a call that was answered: exponentially weighted, over about ten calls."""
 
@@ -68,8 +70,18 @@ class Gatherer:
         parts = [self._submit(x[i : i + self._max_batch], deadline) for i in range(0, len(x), self._max_batch)]
         return [await parts[0]] if len(parts) == 1 else await asyncio.gather(*parts)
 
+    async def infer_now(self, x: NDArray[Any], deadline: float) -> Row | Answer:
+        """Return the answer to a single row that has no company in this turn of the loop; raises as `infer`."""
+        try:
+            return await self._timed(x, deadline)
+        except asyncio.CancelledError:
+            if self._closed:
+                raise UpstreamError("unavailable", "the link was closed") from None
+            raise
+
     async def close(self) -> None:
         """End the calls under way and let go of the link."""
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -108,7 +120,8 @@ class Gatherer:
             if item.deadline < last
         ]
         try:
-            answer = await self._upstream.infer(x, last - started)
+            result = await self._timed(x, last)
+            answer = result.answer() if isinstance(result, Row) else result
         except UpstreamError as error:
             for item in group:
                 _fail(item, UpstreamError(error.reason, str(error)))
@@ -117,9 +130,6 @@ class Gatherer:
                 _fail(item, UpstreamError("unavailable", "the link was closed"))
             raise
         else:
-            elapsed_ms = (self._clock() - started) * 1e3
-            known = self.latency_ms == self.latency_ms
-            self.latency_ms = self.latency_ms + 0.1 * (elapsed_ms - self.latency_ms) if known else elapsed_ms
             start = 0
             for item in group:
                 stop = start + len(item.x)
@@ -129,6 +139,14 @@ class Gatherer:
         finally:
             for timer in timers:
                 timer.cancel()
+
+    async def _timed(self, x: NDArray[Any], deadline: float) -> Row | Answer:
+        started = self._clock()
+        answer = await self._upstream.infer(x, deadline - started)
+        elapsed_ms = (self._clock() - started) * 1e3
+        known = self.latency_ms == self.latency_ms
+        self.latency_ms = self.latency_ms + 0.1 * (elapsed_ms - self.latency_ms) if known else elapsed_ms
+        return answer
 
 
 def _fail(item: _Item, error: UpstreamError) -> None:

@@ -18,8 +18,9 @@ from escalade.protos.oip.open_inference_pb2 import (
     ModelMetadataResponse,
     ModelStreamInferResponse,
 )
-from escalade.tiers.answer import FACTS
+from escalade.tiers.answer import FACTS, Row
 from escalade.tiers.errors import InputError, NotFoundError
+from escalade.tiers.wire.rows import KnownRequests, RowWriter, field, format_path
 from escalade.tiers.wire.tensors import array_from_tensor, raw_from_array, raw_from_strings
 
 if TYPE_CHECKING:
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from escalade.tiers.answer import Answer, Hop
+    from escalade.tiers.answer import Answer
     from escalade.tiers.model import OnnxModel
 
 HEADS_KEPT = 4096
 """So many serialised heads of responses are kept; their number is bounded by shapes, tiers and reasons."""
-INFER_RESPONSE_TAG = bytes([ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER << 3 | 2])
+WRITERS_KEPT = 16
+"""One for each tier that answers; the tier above may call itself anything."""
 
 
 @dataclass(slots=True)
@@ -62,6 +64,8 @@ class Codec:
         names = [name for name, _, _ in self._model_outputs] if self._raw_kind else ["posterior", "label"]
         self.output_names = [*names, *FACTS]
         self._heads: dict[tuple[Any, ...], bytes] = {}
+        self._known = KnownRequests(model.name, model.input)
+        self._writers: dict[tuple[str, int], RowWriter] = {}
 
     def check_model(self, name: str, version: str) -> None:
         """Raise NotFoundError unless this is the served model (an empty version means any)."""
@@ -78,10 +82,17 @@ class Codec:
         InputError, NotFoundError
             With the expected and the received value.
         """
+        known = self._known.read(data)
+        if known is not None:
+            return InferRequest(*known)
         try:
-            return self.read(ModelInferRequest.FromString(data))
+            message = ModelInferRequest.FromString(data)
         except DecodeError as error:
             raise InputError("the message is not a ModelInferRequest") from error
+        request = self.read(message)
+        if not message.parameters:
+            self._known.learn(message, request.outputs)
+        return request
 
     def read(self, message: ModelInferRequest) -> InferRequest:
         """Return the request that a parsed message holds; raises as `decode`."""
@@ -111,12 +122,17 @@ class Codec:
             request.deadline_ms = float(message.parameters["escalade.deadline_ms"].int64_param)
         return request
 
-    def encode(self, request: InferRequest, answer: Answer) -> bytes:
+    def encode(self, request: InferRequest, answer: Row | Answer) -> bytes:
         """Return the ModelInferResponse to `request` as bytes.
 
         Serialised parts of one message may be joined (protobuf's rule for concatenation), so what is the
         same for most answers is serialised once and kept.
         """
+        if isinstance(answer, Row):
+            writer = self._writers.get((answer.tier, len(answer.posterior)))
+            if request.outputs is None and writer:
+                return writer.write(request.id, answer)
+            return self._encode_row(request, answer)
         rows = len(answer)
         highest = answer.tier[0] if rows == 1 else _highest(answer)
         names = request.outputs or self.output_names
@@ -135,10 +151,13 @@ class Codec:
         facts["escalade.path"].string_param = format_path(answer.path)
         return head + rest.SerializeToString()
 
-    def encode_in_stream(self, request: InferRequest, answer: Answer) -> bytes:
-        """Return the ModelStreamInferResponse to `request` as bytes."""
-        response = self.encode(request, answer)
-        return INFER_RESPONSE_TAG + _varint(len(response)) + response
+    def _encode_row(self, request: InferRequest, row: Row) -> bytes:
+        """Write a row the long way, and keep a writer for the next."""
+        answer = row.answer()
+        if request.outputs is None and len(self._writers) < WRITERS_KEPT:
+            head = self._head(row.tier, answer, self.output_names)
+            self._writers[row.tier, len(row.posterior)] = RowWriter(row.tier, len(row.posterior), head)
+        return self.encode(request, answer)
 
     def _head(self, tier: str, answer: Answer, names: Sequence[str]) -> bytes:
         """Return the part of a response that depends on its shape, not on its numbers."""
@@ -174,6 +193,11 @@ class Codec:
         )
 
 
+def in_stream(response: bytes) -> bytes:
+    """Return the ModelStreamInferResponse that holds a ModelInferResponse, both as bytes."""
+    return field(ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER, response)
+
+
 _FACT_TYPES = {"posterior": "FP32", "label": "INT64", "score": "FP32", "degraded": "BOOL"}
 
 
@@ -191,21 +215,6 @@ def _raw(name: str, answer: Answer) -> tuple[str, bytes, Sequence[int]]:
 @lru_cache(maxsize=1024)
 def _tier_bytes(names: tuple[str, ...]) -> bytes:
     return raw_from_strings(names)
-
-
-def _varint(value: int) -> bytes:
-    """Return protobuf's encoding of a length."""
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
-
-
-def format_path(path: Sequence[Hop]) -> str:
-    """Return the hops as `endpoint=2.410,edge_node=1.702`: names and milliseconds."""
-    return ",".join(f"{hop.tier}={hop.elapsed_ms:.3f}" for hop in path)
 
 
 def _highest(answer: Answer) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import isfinite
+from struct import unpack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from escalade.protos.oip.open_inference_pb2 import (
     ModelMetadataResponse,
     ServerReadyResponse,
 )
-from escalade.tiers.answer import FACTS, Answer, Hop
+from escalade.tiers.answer import FACTS, Answer, Hop, Row
 from escalade.tiers.errors import InputError, UpstreamError
 from escalade.tiers.wire.tensors import array_from_tensor, raw_from_array
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
     from escalade.policies import Score
 
+SUM_TOLERANCE, LEAST = 1e-2, -1e-6
+"""How far from 1 a posterior's sum may be, and its least value: another server's rounding."""
+ROW_OUTPUTS = [("posterior", "FP32"), ("label", "INT64"), ("score", "FP32"), ("tier", "BYTES"), ("degraded", "BOOL")]
 NAME_LIMIT = 64
 HOPS_LIMIT = 16
 """What of a peer's words is believed: they are kept, counted and passed on."""
@@ -117,6 +121,34 @@ def answer_from_bytes(
     return answer
 
 
+def row_from_bytes(data: bytes) -> Row | None:
+    """Return a tier's answer to one row, in full, not degraded and with a posterior that is one; else None.
+
+    Several times faster than `answer_from_bytes`, which says what is wrong with any other response.
+    """
+    try:
+        response = ModelInferResponse.FromString(data)
+    except DecodeError:
+        return None
+    contents, facts = response.raw_output_contents, response.parameters
+    if "escalade.tier" not in facts or len(contents) != len(ROW_OUTPUTS):
+        return None
+    if [(tensor.name, tensor.datatype) for tensor in response.outputs] != ROW_OUTPUTS:
+        return None
+    posterior_raw, label, score, tier, degraded = contents
+    classes = len(posterior_raw) // 4
+    if list(response.outputs[0].shape) != [1, classes] or int.from_bytes(tier[:4], "little") != len(tier) - 4:
+        return None
+    if (len(posterior_raw), len(label), len(score), degraded) != (4 * classes, 8, 4, b"\0") or not classes:
+        return None
+    posterior = list(unpack(f"<{classes}f", posterior_raw))
+    if not (abs(sum(posterior) - 1) < SUM_TOLERANCE and min(posterior) >= LEAST):  # a NaN fails the first comparison
+        return None
+    name = tier[4 : 4 + NAME_LIMIT].decode(errors="replace")
+    path = parse_path(facts["escalade.path"].string_param) if "escalade.path" in facts else ()
+    return Row(name, posterior, int.from_bytes(label, "little", signed=True), unpack("<f", score)[0], path)
+
+
 def metadata_request_bytes(model: str) -> bytes:
     """Return a ModelMetadataRequest as bytes."""
     return ModelMetadataRequest(name=model).SerializeToString()
@@ -178,7 +210,7 @@ def _posterior(
         posterior = softmax(values) if kind == "logits" else np.array(values, np.float32)
         error = np.abs(posterior.sum(axis=1, dtype=np.float64) - 1)
     # A NaN fails the first comparison too.
-    if not (error < 1e-2).all() or (posterior < -1e-6).any():
+    if not (error < SUM_TOLERANCE).all() or (posterior < LEAST).any():
         raise UpstreamError("bad_answer", f"output {output!r} is no posterior; is output_kind right?")
     if score.needs == "posterior":
         return posterior, score.batch(posterior)

@@ -10,10 +10,10 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from escalade.protos.oip import open_inference_pb2 as oip
-from escalade.tiers.answer import Answer
+from escalade.tiers.answer import Answer, Row
 from escalade.tiers.errors import EscaladeError, InputError
 from escalade.tiers.wire.channel import SERVICE
-from escalade.tiers.wire.codec import Codec, InferRequest
+from escalade.tiers.wire.codec import Codec, InferRequest, in_stream
 from escalade.tiers.wire.status import status_of
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class InferenceServicer:
         try:
             request = self._read(data)
             result = self._tier.begin(request.x, self._deadline(request, context.time_remaining()))
-            answer = result if isinstance(result, Answer) else await result
+            answer = result if isinstance(result, (Row, Answer)) else await result
             return self.codec.encode(request, answer)
         except Exception as error:  # noqa: BLE001  # the last line of defence: no text of a surprise leaks
             code, text = self._status(error)
@@ -98,15 +98,15 @@ class InferenceServicer:
             return "", self._stream_error("", error)
         try:
             result = self._tier.begin(request.x, self._deadline(request, None))
-            if isinstance(result, Answer):
-                return request.id, self.codec.encode_in_stream(request, result)
+            if isinstance(result, (Row, Answer)):
+                return request.id, in_stream(self.codec.encode(request, result))
         except Exception as error:  # noqa: BLE001  # as above
             return request.id, self._stream_error(request.id, error)
         return request.id, self._finish_stream_request(request, result)
 
-    async def _finish_stream_request(self, request: InferRequest, result: Awaitable[Answer]) -> bytes:
+    async def _finish_stream_request(self, request: InferRequest, result: Awaitable[Row | Answer]) -> bytes:
         try:
-            return self.codec.encode_in_stream(request, await result)
+            return in_stream(self.codec.encode(request, await result))
         except Exception as error:  # noqa: BLE001  # as above
             return self._stream_error(request.id, error)
 

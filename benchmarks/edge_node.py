@@ -42,6 +42,7 @@ async def small_model(models: Models, folder: Path, settings: Settings) -> tuple
                 "bare unary c64": partial(bare.unary, CONCURRENCY, seconds),
                 "ours unary c64": partial(ours.unary, CONCURRENCY, seconds),
                 "ours stream w64": partial(ours.stream, CONCURRENCY, seconds),
+                "ours 4 streams w16": partial(ours.stream, CONCURRENCY // 4, seconds, 4),
                 "bare unary c16": partial(bare.unary, 16, seconds / 2),
                 "ours unary c16": partial(ours.unary, 16, seconds / 2),
                 "bare unary c1": partial(bare.unary, 1, seconds / 2),
@@ -51,15 +52,8 @@ async def small_model(models: Models, folder: Path, settings: Settings) -> tuple
         )
     rows = [
         _against_bare("B2", "small CNN, unary c64", samples, "unary c64", 0.9),
-        Row(
-            "B2",
-            "small CNN, stream / our unary",
-            ratio(samples, "ours stream w64", "ours unary c64", "requests_per_s"),
-            "x",
-            2.0,
-            at_most=False,
-            detail=f"stream {_figures(samples, 'ours stream w64')}",
-        ),
+        _against_unary("small CNN, 1 stream / our unary", samples, "ours stream w64", 2.0),
+        _against_unary("small CNN, 4 streams / our unary", samples, "ours 4 streams w16", None),
         _against_bare("B2", "small CNN, unary c16", samples, "unary c16", None),
         _against_bare("B2", "small CNN, unary c1", samples, "unary c1", None),
     ]
@@ -114,6 +108,11 @@ def _against_bare(bench: str, what: str, samples: Samples, case: str, at_least: 
     detail = f"ours {_figures(samples, ours)}; bare {_figures(samples, bare)}"
     value = ratio(samples, ours, bare, "requests_per_s")
     return Row(bench, f"{what}, ours / bare", value, "x", at_least, at_most=False, detail=detail)
+
+
+def _against_unary(what: str, samples: Samples, case: str, at_least: float | None) -> Row:
+    value = ratio(samples, case, "ours unary c64", "requests_per_s")
+    return Row("B2", what, value, "x", at_least, at_most=False, detail=_figures(samples, case))
 
 
 def _figures(samples: Samples, case: str) -> str:

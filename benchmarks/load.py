@@ -93,10 +93,11 @@ class Load:
 
         return await self._measure(times, asyncio.gather(*(one_after_the_other() for _ in range(concurrency))))
 
-    async def stream(self, window: int, seconds: float) -> Sample:
-        """Keep `window` requests in flight on one stream; answers come in the order of the requests."""
+    async def stream(self, window: int, seconds: float, streams: int = 1) -> Sample:
+        """Keep `window` requests in flight on each stream; answers come in the order of the requests."""
         times: list[float] = []
-        return await self._measure(times, self._keep_streaming(window, seconds, times))
+        work = asyncio.gather(*(self._keep_streaming(window, seconds, times) for _ in range(streams)))
+        return await self._measure(times, work)
 
     async def _keep_streaming(self, window: int, seconds: float, times: list[float]) -> None:
         clock, sent = time.perf_counter, deque[float]()

@@ -10,9 +10,10 @@ from escalade.policies.calibration import (
 )
 from escalade.policies.checks import check_policy
 from escalade.policies.constant import AlwaysAccept, AlwaysEscalate
-from escalade.policies.errors import PolicyCheckError, PolicyConfigError
+from escalade.policies.errors import FitError, NotFittedError, PolicyCheckError, PolicyConfigError, TraceError
+from escalade.policies.feedback import UNKNOWN, Feedback, Telemetry
 from escalade.policies.loading import load_policy
-from escalade.policies.policy import Policy
+from escalade.policies.policy import FittedPolicy, Policy
 from escalade.policies.scores import (
     ENERGY,
     ENTROPY,
@@ -24,6 +25,7 @@ from escalade.policies.scores import (
     softmax,
 )
 from escalade.policies.threshold import Threshold
+from escalade.policies.trace import Trace
 from escalade.policies.types import Action, Batch, Context, Decisions
 
 __all__ = [
@@ -31,17 +33,25 @@ __all__ = [
     "ENTROPY",
     "MARGIN",
     "MAX_PROB",
+    "UNKNOWN",
     "Action",
     "AlwaysAccept",
     "AlwaysEscalate",
     "Batch",
     "Context",
     "Decisions",
+    "Feedback",
+    "FitError",
+    "FittedPolicy",
+    "NotFittedError",
     "Policy",
     "PolicyCheckError",
     "PolicyConfigError",
     "Score",
+    "Telemetry",
     "Threshold",
+    "Trace",
+    "TraceError",
     "cheapest_threshold",
     "check_policy",
     "expected_calibration_error",

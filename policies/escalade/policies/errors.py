@@ -3,7 +3,11 @@
 ::
 
     ValueError
-    └── PolicyConfigError    the caller's configuration: a policy or score that cannot be built
+    ├── PolicyConfigError    the caller's configuration: a policy or score that cannot be built
+    ├── TraceError           the caller's data: not what a trace has to be
+    └── FitError             the caller's wish: these data cannot support it
+    RuntimeError
+    └── NotFittedError       a fitted policy was asked before it was fitted
     AssertionError
     └── PolicyCheckError     the policy author's code: it breaks a rule of the policy interface
 """
@@ -41,6 +45,48 @@ class PolicyConfigError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.key}: {self.message}"
+
+
+class TraceError(ValueError):
+    """Recorded data are not what they should be.
+
+    Parameters
+    ----------
+    array
+        Which part, as the reader knows it: ``labels``, ``t2_cal``.
+    message
+        What is wrong there, in one line.
+    row
+        The first row where it is, if it is in a row.
+    file
+        Where the data came from, if from a file.
+
+    Examples
+    --------
+    >>> print(TraceError("labels", "11 is no class of 10", row=7, file="fashion.npz"))
+    fashion.npz: labels, row 7: 11 is no class of 10
+    """
+
+    def __init__(self, array: str, message: str, *, row: int | None = None, file: str = "") -> None:
+        super().__init__(array, message, row, file)
+        self.array, self.message, self.row, self.file = array, message, row, file
+
+    def __str__(self) -> str:
+        where = f"{self.file}: " if self.file else ""
+        row = "" if self.row is None else f", row {self.row}"
+        return f"{where}{self.array}{row}: {self.message}"
+
+    def named(self, array: str | None = None, file: str = "") -> TraceError:
+        """Return the same finding with the names that the reader knows."""
+        return TraceError(array or self.array, self.message, row=self.row, file=file or self.file)
+
+
+class FitError(ValueError):
+    """The data cannot support what is asked of a policy; the text says why, and what would."""
+
+
+class NotFittedError(RuntimeError):
+    """A fitted policy was asked to decide before it was fitted or given its state."""
 
 
 class PolicyCheckError(AssertionError):

@@ -39,9 +39,11 @@ class Context:
         Recent latency of the tier above, ``nan`` when unknown.
     posterior
         Class probabilities, or None where the model gives none.
+    device
+        Number of the device that the input came from; 0 where there is but one.
     """
 
-    __slots__ = ("bytes_up", "posterior", "remaining_ms", "time_s", "uniform", "upstream_ms")
+    __slots__ = ("bytes_up", "device", "posterior", "remaining_ms", "time_s", "uniform", "upstream_ms")
 
     def __init__(
         self,
@@ -51,6 +53,7 @@ class Context:
         bytes_up: int = 0,
         upstream_ms: float = nan,
         posterior: list[float] | None = None,
+        device: int = 0,
     ) -> None:
         self.time_s = time_s
         self.uniform = uniform
@@ -58,6 +61,7 @@ class Context:
         self.bytes_up = bytes_up
         self.upstream_ms = upstream_ms
         self.posterior = posterior
+        self.device = device
 
     def __repr__(self) -> str:
         return f"Context({', '.join(f'{name}={getattr(self, name)!r}' for name in sorted(self.__slots__))})"
@@ -78,7 +82,7 @@ class Batch:
         float32 ``[B, C]`` class probabilities, or None where the model gives none.
     time_s, uniform, remaining_ms, upstream_ms
         float64 ``[B]``; meaning and units as in `Context`.
-    bytes_up
+    bytes_up, device
         int64 ``[B]``; as in `Context`.
 
     Examples
@@ -98,6 +102,7 @@ class Batch:
     remaining_ms: NDArray[np.float64]
     bytes_up: NDArray[np.int64]
     upstream_ms: NDArray[np.float64]
+    device: NDArray[np.int64]
 
     @classmethod
     def of(
@@ -110,6 +115,7 @@ class Batch:
         remaining_ms: ArrayLike = inf,
         bytes_up: ArrayLike = 0,
         upstream_ms: ArrayLike = nan,
+        device: ArrayLike = 0,
     ) -> Batch:
         """Make a batch from anything array-like; a scalar stands for a column of that value.
 
@@ -132,11 +138,12 @@ class Batch:
         return cls(
             scores,
             probabilities,
-            _column("time_s", time_s, np.float64, rows),
-            _column("uniform", uniform, np.float64, rows),
-            _column("remaining_ms", remaining_ms, np.float64, rows),
-            _column("bytes_up", bytes_up, np.int64, rows),
-            _column("upstream_ms", upstream_ms, np.float64, rows),
+            column("time_s", time_s, np.float64, rows),
+            column("uniform", uniform, np.float64, rows),
+            column("remaining_ms", remaining_ms, np.float64, rows),
+            column("bytes_up", bytes_up, np.int64, rows),
+            column("upstream_ms", upstream_ms, np.float64, rows),
+            column("device", device, np.int64, rows),
         )
 
     @classmethod
@@ -151,6 +158,7 @@ class Batch:
             np.array([context.remaining_ms], np.float64),
             np.array([context.bytes_up], np.int64),
             np.array([context.upstream_ms], np.float64),
+            np.array([context.device], np.int64),
         )
 
     def __len__(self) -> int:
@@ -165,6 +173,7 @@ class Batch:
             int(self.bytes_up[index]),
             float(self.upstream_ms[index]),
             None if self.posterior is None else self.posterior[index].tolist(),
+            int(self.device[index]),
         )
 
     def take(self, index: slice | list[int] | NDArray[Any]) -> Batch:
@@ -219,7 +228,8 @@ def _converted(name: str, value: ArrayLike, dtype: DTypeLike) -> NDArray[Any]:
         raise ValueError(f"column '{name}' cannot be converted to {np.dtype(dtype)}: {error}") from error
 
 
-def _column(name: str, value: ArrayLike, dtype: DTypeLike, rows: int) -> NDArray[Any]:
+def column(name: str, value: ArrayLike, dtype: DTypeLike, rows: int) -> NDArray[Any]:
+    """Convert to `rows` values of `dtype`; one number stands for a column of it. ValueError names the column."""
     array = _converted(name, value, dtype)
     if array.ndim == 0:  # one number repeated without storing it `rows` times
         column: NDArray[Any] = np.ndarray((rows,), dtype, array.copy(), strides=(0,))

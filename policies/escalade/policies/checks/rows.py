@@ -118,4 +118,5 @@ def _with_context(rng: np.random.Generator, score: NDArray[np.float32], posterio
         remaining_ms=np.where(rng.random(rows) < 0.2, np.inf, rng.exponential(100.0, rows)),
         bytes_up=rng.integers(0, 100_000, rows),
         upstream_ms=np.where(rng.random(rows) < 0.2, np.nan, rng.exponential(20.0, rows)),
+        device=rng.integers(0, 5, rows),
     )

@@ -182,7 +182,8 @@ def _posterior(name: str, values: ArrayLike) -> NDArray[np.float32]:
     posterior: NDArray[np.float32] = table.astype(np.float32)
     total: NDArray[np.float64] = posterior.sum(axis=1, dtype=np.float64)
     _first(name, ~np.isfinite(total), lambda row: "holds a value that is no finite number")
-    _first(name, np.less(posterior, 0).any(axis=1), lambda row: f"holds {posterior[row].min():.6g}: no probability")
+    least: NDArray[np.float32] = posterior.min(axis=1)
+    _first(name, least < 0, lambda row: f"holds {least[row]:.6g}: no probability")
     _first(name, np.abs(total - 1) > SUM_TOLERANCE, lambda row: f"sums to {total[row]:.6g}, not to 1")
     return posterior
 

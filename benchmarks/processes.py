@@ -114,11 +114,20 @@ class Server:
         self._reader.join(5)
 
     def cpu_seconds(self) -> float:
-        """Return the processor time used so far; nan where /proc does not tell."""
-        with suppress(OSError):
-            fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
-            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        return float("nan")
+        """Return the processor time used so far by the process and those below it; nan where /proc does not tell."""
+        parents, seconds = {}, {}
+        for file in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):  # it ended meanwhile
+                fields = file.read_text().rsplit(")", 1)[1].split()
+                pid = int(file.parent.name)
+                parents[pid] = int(fields[1])
+                seconds[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        if self.pid not in seconds:
+            return float("nan")
+        family = {self.pid}
+        while grown := {pid for pid, parent in parents.items() if parent in family} - family:
+            family |= grown
+        return sum(seconds[pid] for pid in family)
 
     def _signal(self, number: int) -> None:
         """Signal the process group, which is this server's own."""
@@ -134,9 +143,10 @@ class Server:
         self._found.set()
 
 
-def bare_server(model: Path, cores: Sequence[int]) -> Server:
-    """Start the hand-written servicer."""
-    return Server([sys.executable, "-m", "benchmarks.bare", "--model", str(model)], cores=cores)
+def bare_server(model: Path, cores: Sequence[int], above: Sequence[str] = ()) -> Server:
+    """Start the hand-written servicer; `above`: the address and the model that it asks in its turn."""
+    options = ["--above", above[0], "--above-model", above[1]] if above else []
+    return Server([sys.executable, "-m", "benchmarks.bare", "--model", str(model), *options], cores=cores)
 
 
 def echo_server(cores: Sequence[int]) -> Server:

@@ -135,7 +135,7 @@ async def test_a_killed_edge_server_costs_no_request_and_is_found_again(cascade:
 
     assert {answer.tier[0] for answer in before} == {"edge_server"}
     assert {answer.tier[0] for answer in after} == {"edge_node"}
-    assert {answer.reason for answer in after} <= {"unavailable", "timeout"}
+    assert {answer.reason for answer in after} <= {"unavailable", "timeout", "circuit_open"}
     assert (await cascade.ask("edge_node")).degraded.tolist() == [False]
 
     await asyncio.to_thread(server.start)
@@ -153,6 +153,8 @@ async def test_a_frozen_edge_server_costs_no_request_either(cascade: Cascade) ->
     assert all(answer.degraded.all() for answer in answers)
     assert {answer.reason for answer in answers} == {"timeout"}
     assert (await cascade.ask("endpoint")).path[0].elapsed_ms < DEADLINE_S * 1e3 / 2
+    patient = await asyncio.gather(*(cascade.ask() for _ in range(8)))
+    assert "circuit_open" in {answer.reason for answer in patient}
     server.thaw()
     await cascade.ask_until("edge_server")
 
@@ -164,7 +166,9 @@ async def test_without_its_edge_node_an_endpoint_answers_by_itself(cascade: Casc
     sure, unsure = await cascade.ask("endpoint"), [await cascade.ask() for _ in range(10)]
     assert (sure.tier, sure.reason) == (["endpoint"], "")
     assert {answer.tier[0] for answer in unsure} == {"endpoint"}
-    assert {answer.reason for answer in unsure} == {"unavailable"}
+    reasons = [answer.reason for answer in unsure]
+    assert reasons[:5] == ["unavailable"] * 5
+    assert set(reasons[5:]) <= {"unavailable", "circuit_open"}
     assert all([hop.tier for hop in answer.path] == ["endpoint"] for answer in unsure)
     await asyncio.to_thread(node.start)
     await cascade.ask_until("edge_server")

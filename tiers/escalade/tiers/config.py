@@ -126,6 +126,16 @@ class ModelConfig(Section):
         return self.name or self.file.stem
 
 
+class BreakerConfig(Section):
+    """When a tier above that gives no answers is left alone for a moment."""
+
+    failures: PositiveInt = 5
+    """In a row; a timeout counts unless the call was given less time than answers usually take."""
+    wait_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 500.0
+    """Then it is asked again, by one request; the wait doubles with every failure."""
+    max_wait_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2000.0
+
+
 class UpstreamConfig(Section):
     """The tier above: another escalade tier or any Open Inference Protocol server."""
 
@@ -147,6 +157,7 @@ class UpstreamConfig(Section):
     """Kept back from the deadline for this tier's own answer (at most a quarter of what is left)."""
     max_batch: PositiveInt = 64
     """Most rows in one call."""
+    breaker: BreakerConfig = BreakerConfig()
 
 
 class ListenConfig(Section):

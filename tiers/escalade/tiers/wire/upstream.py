@@ -9,6 +9,7 @@ import grpc
 import structlog
 
 from escalade.tiers.answer import Hop
+from escalade.tiers.breaker import Breaker
 from escalade.tiers.errors import UpstreamError
 from escalade.tiers.wire.channel import bytes_call, client_options
 from escalade.tiers.wire.messages import answer_from_bytes, request_bytes, row_from_bytes
@@ -60,20 +61,27 @@ class GrpcUpstream:
         self._channel = grpc.aio.insecure_channel(config.address, client_options(max_message_bytes))
         self._infer = bytes_call(self._channel, "ModelInfer")
         self._last_outcome = "ok"
+        self._breaker = Breaker(
+            failures=config.breaker.failures,
+            wait_s=config.breaker.wait_ms / 1e3,
+            max_wait_s=config.breaker.max_wait_ms / 1e3,
+        )
         self._posterior = config.output == config.output_kind == "posterior"
         self._dtype, self._prefix, self._prefix_shape = model.input.dtype, b"", (0,)
 
     async def infer(self, x: NDArray[Any], timeout_s: float) -> Row | Answer:
         """Return the answer of the tier above to `x`; see `Upstream`."""
+        metrics, started = self._metrics, time.monotonic()
+        if not self._breaker.allows(started):
+            metrics.upstream_calls["circuit_open"] = metrics.upstream_calls.get("circuit_open", 0) + 1
+            raise UpstreamError("circuit_open")
         request = self._request(x)
-        metrics = self._metrics
         metrics.upstream_sent_bytes += len(request)
-        started = time.monotonic()
         try:
             response = await self._infer(request, timeout=timeout_s)
             metrics.upstream_received_bytes += len(response)
             if self._posterior and len(x) == 1 and (row := row_from_bytes(response)):
-                self._note("ok", "")
+                self._note("ok", "", time.monotonic() - started)
                 return row
             answer = answer_from_bytes(
                 response,
@@ -85,14 +93,18 @@ class GrpcUpstream:
                 raw=self._raw,
             )
         except grpc.aio.AioRpcError as error:
-            raise self._failed(reason_of(error.code()), f"{error.code().name}: {error.details()}") from error
+            raise self._failed(reason_of(error.code()), f"{error.code().name}: {error.details()}", timeout_s) from error
         except grpc.aio.UsageError as error:
-            raise self._failed("unavailable", "the link is closed") from error
+            raise self._failed("unavailable", "the link is closed", timeout_s) from error
         except UpstreamError as error:
-            raise self._failed(error.reason, str(error)) from error
-        self._note("ok", "")
+            raise self._failed(error.reason, str(error), timeout_s) from error
+        except BaseException:  # the caller gave up, or worse: the breaker must not wait for this call
+            self._breaker.abandoned(time.monotonic())
+            raise
+        elapsed_s = time.monotonic() - started
+        self._note("ok", "", elapsed_s)
         if not answer.path:
-            answer.path = (Hop(self._tier, (time.monotonic() - started) * 1e3),)
+            answer.path = (Hop(self._tier, elapsed_s * 1e3),)
         return answer
 
     async def close(self) -> None:
@@ -108,14 +120,25 @@ class GrpcUpstream:
             return whole
         return self._prefix + x.tobytes()
 
-    def _failed(self, reason: str, message: str) -> UpstreamError:
-        self._note(reason, message)
+    def _failed(self, reason: str, message: str, timeout_s: float) -> UpstreamError:
+        self._note(reason, message, timeout_s)
         return UpstreamError(reason, message)
 
-    def _note(self, outcome: str, message: str) -> None:
-        """Count the call; log when the link's state changes, not for every call on a dead link."""
-        calls = self._metrics.upstream_calls
+    def _note(self, outcome: str, message: str, seconds: float) -> None:
+        """Count the call and tell the breaker; log when the link's state changes, not every call on a dead link.
+
+        `seconds` are those that the answer took, or that the call was given.
+        """
+        now, breaker, calls = time.monotonic(), self._breaker, self._metrics.upstream_calls
         calls[outcome] = calls.get(outcome, 0) + 1
+        if outcome == "ok":
+            breaker.succeeded(now, seconds)
+        elif outcome == "timeout":
+            breaker.failed(now, seconds)
+        elif outcome == "unavailable":
+            breaker.failed(now)
+        else:
+            breaker.succeeded(now)
         if outcome != self._last_outcome:
             if outcome == "ok":
                 log.info("upstream answers again", address=self.address)

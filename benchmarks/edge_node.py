@@ -35,7 +35,7 @@ async def small_model(models: Models, folder: Path, settings: Settings) -> tuple
     """B2: a model much cheaper than a call. Each server on one core, the load generator on another."""
     server_cores, own_cores = split_cores()
     async with AsyncExitStack() as stack:
-        ours, bare = await _open_both(stack, models.small, folder, server_cores, own_cores)
+        ours, bare = await open_both(stack, models.small, folder, server_cores, own_cores)
         seconds = settings.seconds
         samples = await interleave(
             {
@@ -63,7 +63,7 @@ async def small_model(models: Models, folder: Path, settings: Settings) -> tuple
 async def large_model(models: Models, folder: Path, settings: Settings) -> tuple[list[Row], dict[str, Any]]:
     """B3: a model dearer than a call. Every process may use every core, as where nobody pins them."""
     async with AsyncExitStack() as stack:
-        ours, bare = await _open_both(stack, models.large, folder, all_cores(), all_cores())
+        ours, bare = await open_both(stack, models.large, folder, all_cores(), all_cores())
         samples = await interleave(
             {
                 "bare unary c64": partial(bare.unary, CONCURRENCY, settings.seconds),
@@ -84,13 +84,13 @@ async def large_model(models: Models, folder: Path, settings: Settings) -> tuple
             p50,
             "x",
             1.1,
-            detail=f"ours {_figures(samples, 'ours unary c1')}; bare {_figures(samples, 'bare unary c1')}",
+            detail=f"ours {figures(samples, 'ours unary c1')}; bare {figures(samples, 'bare unary c1')}",
         ),
     ]
     return rows, {"B3": as_dicts(samples)}
 
 
-async def _open_both(
+async def open_both(
     stack: AsyncExitStack, model: Model, folder: Path, cores: Sequence[int], own_cores: Sequence[int]
 ) -> tuple[Load, Load]:
     """Start our node and the bare servicer; only the one under load uses the processor."""
@@ -105,17 +105,18 @@ async def _open_both(
 
 def _against_bare(bench: str, what: str, samples: Samples, case: str, at_least: float | None) -> Row:
     ours, bare = f"ours {case}", f"bare {case}"
-    detail = f"ours {_figures(samples, ours)}; bare {_figures(samples, bare)}"
+    detail = f"ours {figures(samples, ours)}; bare {figures(samples, bare)}"
     value = ratio(samples, ours, bare, "requests_per_s")
     return Row(bench, f"{what}, ours / bare", value, "x", at_least, at_most=False, detail=detail)
 
 
 def _against_unary(what: str, samples: Samples, case: str, at_least: float | None) -> Row:
     value = ratio(samples, case, "ours unary c64", "requests_per_s")
-    return Row("B2", what, value, "x", at_least, at_most=False, detail=_figures(samples, case))
+    return Row("B2", what, value, "x", at_least, at_most=False, detail=figures(samples, case))
 
 
-def _figures(samples: Samples, case: str) -> str:
+def figures(samples: Samples, case: str) -> str:
+    """Return one case's medians as text."""
     rate, p50, p99, cpu = (
         middle(samples, case, field) for field in ("requests_per_s", "p50_ms", "p99_ms", "server_cpu_us")
     )

@@ -105,13 +105,16 @@ class Server:
         self.stop()
 
     def stop(self) -> None:
-        """End the process and its children."""
-        self._signal(signal.SIGTERM)
+        """End the process, which ends its children; what of its group is left then is killed."""
+        self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(15)
-        self._signal(signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._reader.join(5)
+        if self._process.stdout and not self._reader.is_alive():
+            self._process.stdout.close()
 
     def cpu_seconds(self) -> float:
         """Return the processor time used so far by the process and those below it; nan where /proc does not tell."""
@@ -128,11 +131,6 @@ class Server:
         while grown := {pid for pid, parent in parents.items() if parent in family} - family:
             family |= grown
         return sum(seconds[pid] for pid in family)
-
-    def _signal(self, number: int) -> None:
-        """Signal the process group, which is this server's own."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number)
 
     def _read(self) -> None:
         for line in self._process.stdout or ():

@@ -49,6 +49,8 @@ class Results:
     rows: list[Row] = field(default_factory=list)
     samples: dict[str, Any] = field(default_factory=dict)
     """Each repeat's raw figures, by benchmark and case."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """What else there is to say: of what, and the text."""
 
     def add(self, rows: list[Row], samples: dict[str, Any]) -> None:
         """Take in what one benchmark found."""
@@ -70,7 +72,13 @@ class Results:
             }
             for row in self.rows
         ]
-        return {"environment": environment(), "settings": self.settings, "rows": rows, "samples": self.samples}
+        return {
+            "environment": environment(),
+            "settings": self.settings,
+            "rows": rows,
+            "notes": self.notes,
+            "samples": self.samples,
+        }
 
     def write(self, folder: Path, name: str, title: str) -> None:
         """Write `name.json` and `name.md` into `folder`."""
@@ -80,18 +88,21 @@ class Results:
         (folder / f"{name}.md").write_text(f"# {title}\n\n{machine}\n\n{self.markdown()}")
 
     def markdown(self) -> str:
-        """Return the rows as a Markdown table."""
+        """Return the rows as a Markdown table, the notes as a list below it."""
         lines = ["| | what | measured | target | | detail |", "|---|---|---|---|---|---|"]
-        return "\n".join([*lines, *(f"| {' | '.join(row.cells)} |" for row in self.rows), ""])
+        lines += [f"| {' | '.join(row.cells)} |" for row in self.rows]
+        notes = [f"- {what}: {text}" for what, text in self.notes.items()]
+        return "\n".join([*lines, *([""] if notes else []), *notes, ""])
 
     def text(self) -> str:
-        """Return the rows as aligned columns."""
+        """Return the rows as aligned columns, the notes below them."""
         table = [("", "what", "measured", "target", "", "detail"), *(row.cells for row in self.rows)]
         widths = [max(len(cells[column]) for cells in table) for column in range(5)]
-        return "\n".join(
+        lines = [
             "  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=False)), cells[5]]).rstrip()
             for cells in table
-        )
+        ]
+        return "\n".join([*lines, *(f"{what}: {text}" for what, text in self.notes.items())])
 
 
 def environment() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A policy of one's own: sure enough for the hour, and never on a class that costs too much to get wrong."""
+"""A policy of one's own: surer than usual on the classes that cost much to get wrong."""
 
 from typing import Annotated
 

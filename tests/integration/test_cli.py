@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,14 @@ MISTAKES = {
         "policy.name",
         "mine",
     ),
+    "a negative size": (("name: m", "name: m\n  input: {shape: [-5, 4]}"), 5, "model.input.shape.0", "greater than"),
+    "a size beyond memory": (
+        ("name: m", "name: m\n  input: {shape: [8000000, 8000000]}"),
+        5,
+        "model.input.shape",
+        "too large",
+    ),
+    "a URL for an address": (("127.0.0.1:9", "http://above:9"), 8, "upstream.address", "not host:port"),
     "a port that is no number": (("127.0.0.1:0", "127.0.0.1:grpc"), 10, "listen.address", "not host:port"),
 }
 
@@ -125,10 +134,11 @@ def test_the_check_finds_what_serving_would_find(write: Write) -> None:
 def test_a_policy_that_raises_on_import_is_refused_in_one_line(write: Write) -> None:
     """The user's own bug is named with its module, without its traceback."""
     file = write(("name: Threshold, threshold: 0.9", "name: 'broken_policy:P'"))
-    (file.parent / "broken_policy.py").write_text("def f(:\n")
-    said = complaint(escalade("config", "check", file))
-    assert said.startswith(f"escalade: {file}:6: policy.name: ")
-    assert "broken_policy" in said
+    for text in ("def f(:\n", "import sys\nsys.exit(0)\n"):
+        (file.parent / "broken_policy.py").write_text(text)
+        said = complaint(escalade("config", "check", file))
+        assert said.startswith(f"escalade: {file}:6: policy.name: ")
+        assert "broken_policy" in said
 
 
 def test_a_port_that_is_taken_is_refused_in_one_line(write: Write) -> None:
@@ -335,3 +345,46 @@ async def test_a_drain_has_an_end(node: dict[str, Any], tmp_path: Path, above: t
             with pytest.raises(EscaladeError):
                 await given_up
     assert "drain time is over" in [entry["event"] for entry in process.events()]
+
+
+def test_a_model_that_hangs_does_not_hold_the_stop(node: dict[str, Any], tmp_path: Path) -> None:
+    """After `limits.drain_seconds` the process ends, though a thread of it is still in the model."""
+    (tmp_path / "slow_steps.py").write_text(
+        "import threading, time\n"
+        "def wait(x):\n"
+        "    if threading.current_thread() is not threading.main_thread() and x.any():\n"
+        "        print('in the model', flush=True)\n"
+        "        time.sleep(60)\n"
+        "    return x\n"
+    )
+    model = {**node["model"], "input": {"steps": [{"custom": "slow_steps:wait"}]}}
+    config = {
+        **node,
+        "model": model,
+        "policy": {"name": "AlwaysAccept"},
+        "batching": {"inline_below_us": 0},
+        "limits": {"drain_seconds": 0.2},
+    }
+    process = TierProcess(config, tmp_path, environment={"PYTHONPATH": str(tmp_path)})
+    with process:
+
+        async def ask() -> None:
+            async with Client(process.address) as client:
+                with pytest.raises(EscaladeError):
+                    await client.infer(UNSURE, model="m", timeout_s=0.5)
+
+        asyncio.run(ask())
+        process.send_signal(signal.SIGTERM)
+        started = time.monotonic()
+        assert process.wait() == 0
+        assert time.monotonic() - started < 10
+    assert "a run of the model did not end in time and is left" in [entry["event"] for entry in process.events()]
+
+
+def test_onnxruntime_keeps_no_record_of_the_device(write: Write, tmp_path: Path) -> None:
+    """Its telemetry is off: nothing is written into the home folder."""
+    home = tmp_path / "home"
+    home.mkdir()
+    outcome = escalade("config", "check", write(), HOME=str(home), XDG_CACHE_HOME=str(home / ".cache"))
+    assert outcome.returncode == 0
+    assert list(home.rglob("*onnxruntime*")) == []

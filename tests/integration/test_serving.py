@@ -147,6 +147,13 @@ def altered(**changes: Any) -> oip.ModelInferRequest:
     return request
 
 
+def with_deadline(**value: Any) -> oip.ModelInferRequest:
+    request = good()
+    for field, content in value.items():
+        setattr(request.parameters["escalade.deadline_ms"], field, content)
+    return request
+
+
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 BAD_REQUESTS = {
     "unknown model": (altered(model_name="other"), grpc.StatusCode.NOT_FOUND, "'other'.*serves 'm'"),
@@ -179,6 +186,7 @@ BAD_REQUESTS = {
     ),
     "oversize message": (altered(raw=[b"\0" * 20_000]), grpc.StatusCode.RESOURCE_EXHAUSTED, "larger than max"),
     "garbage": (b"\xff\xff\xff\xff", INVALID, "not a ModelInferRequest"),
+    "a deadline in words": (with_deadline(string_param="500"), INVALID, "must be an int64_param"),
     "output twice": (altered(outputs=["score", "score"]), INVALID, "asked for twice"),
     "endless shape": (altered(inputs=[{**FP32_1x4, "shape": [2**62] * 1000}]), INVALID, "1000 dimensions"),
     "endless name": (altered(model_name="m" * 5000), grpc.StatusCode.NOT_FOUND, r"'mmm.*m \.\.\.$"),
@@ -310,6 +318,17 @@ async def test_a_stream_answers_requests_with_ids_as_they_are_ready(
     assert second.infer_response.parameters["escalade.reason"].string_param == "unavailable"
     await stream.done_writing()
     await peer.channel.close()
+
+
+async def test_a_stream_request_that_is_refused_keeps_its_id(peer: Peer) -> None:
+    """Whatever is wrong with it, as long as the message can be read."""
+    stream = peer.stream()
+    for request in (altered(id="short", raw=[b"123"]), altered(id="name", model_name="other")):
+        await stream.write(request.SerializeToString())
+        answer = oip.ModelStreamInferResponse.FromString(await stream.read())
+        assert answer.error_message
+        assert answer.infer_response.id == request.id
+    await stream.done_writing()
 
 
 async def test_a_stream_request_has_its_own_deadline(start: Start, hanging: tuple[int, asyncio.Event]) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
+import threading
 from typing import TYPE_CHECKING
 
+import structlog
+
 from escalade.tiers import EdgeNode, EdgeServer, Endpoint
+from escalade.tiers.batcher import THREAD_NAME
 from escalade.tiers.config_file import load_config, locate_errors
 from escalade.tiers.logs import configure_logs
 
@@ -16,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from escalade.tiers.service import Service
+
+log = structlog.get_logger(__name__)
 
 SERVICES: dict[str, type[Service]] = {service.tier_name: service for service in (Endpoint, EdgeNode, EdgeServer)}
 
@@ -33,6 +40,10 @@ def serve(tier: str, file: Path) -> int:
     with locate_errors(file):
         service = SERVICES[tier](config)
         _run(_serve(service))
+    if any(thread.name.startswith(THREAD_NAME) for thread in threading.enumerate()):
+        log.warning("a run of the model did not end in time and is left")
+        sys.stderr.flush()
+        os._exit(0)  # the interpreter would wait for that thread for as long as it runs
     return 0
 
 

@@ -44,7 +44,7 @@ def import_object(target: str, key: str) -> object:
         raise PolicyConfigError(
             key, f"module '{module_name}' imports '{missing}', which is not there; install it"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PolicyConfigError(
             key, f"module '{module_name}' fails when it is imported: {type(error).__name__}: {error}"
         ) from error

@@ -122,7 +122,10 @@ def _translated(
     first = problems[0]
     name = str(first["loc"][0])
     where = ".".join([key, name, *(str(part) for part in first["loc"][1:] if isinstance(part, int))])
-    expected = formatannotation(_annotation(parameters[name])).removeprefix("typing.")
+    annotation = _annotation(parameters[name])
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    expected = formatannotation(annotation).removeprefix("typing.")
     if first["type"] == "missing":
         return PolicyConfigError(where, f"{kind.__name__} needs it ({expected}); add {name}: ...")
     message = first["msg"][:1].lower() + first["msg"][1:]

@@ -82,7 +82,8 @@ class Policy(ABC):
         context
             The input's other facts; not to be written to.
         """
-        return Action(int(self.decide(Batch.of_row(score, context)).action[0]))
+        (action,) = self.decide(Batch.of_row(score, context)).action
+        return Action(int(action))
 
     def commit(self, batch: Batch, action: NDArray[np.int8]) -> None:  # noqa: B027  # optional
         """Take note of what was really done, in order, after the tier masked what cannot be done.

@@ -106,7 +106,7 @@ def test_the_table_is_aligned_text_without_control_codes() -> None:
         "cascade": report.summarise(mixed, labels, 1234.0),
         "always_endpoint": report.summarise(alone, labels, 0.0),
     }
-    lines = report.table(strategies, {"cascade": mixed.latency_ms, "always_endpoint": alone.latency_ms})
+    lines = report.table(strategies)
     assert lines == [
         "                 answered  accuracy  p50 ms  p99 ms  bytes up",
         "-------------------------------------------------------------",
@@ -189,9 +189,9 @@ def test_a_folder_that_cannot_be_written_ends_the_demo_with_one_line(
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Exit code 2 and `pip install 'escalade[demo]'`, not an ImportError half way through."""
-    monkeypatch.setattr(command, "EXTRA", ("rich", "a_module_that_is_not_there"))
+    """Exit code 2 and the command with the package's name, not an ImportError half way through."""
+    monkeypatch.setattr(command, "EXTRA", {"rich": "rich", "not_there": "a-package"})
     assert command.run_demo(tmp_path) == 2
     assert capsys.readouterr().err == (
-        "escalade demo: needs a_module_that_is_not_there; install it with: pip install 'escalade[demo]'\n"
+        "escalade demo: needs a-package; in a checkout, install it with: pip install '.[demo]'\n"
     )

@@ -48,7 +48,7 @@ async def make_tier(two_classes: Path) -> AsyncIterator[MakeTier]:
             Head(model, 1.0, load_score(score, output_kind)),  # type: ignore[arg-type]
             policy or Threshold(0.9),
             upstream,
-            batching=BatchingConfig(inline_below_us=1e6 if inline else 0),
+            batching=BatchingConfig(inline_below_us=1e6 if inline else 0, workers=1),
             limits=LimitsConfig(**limits or {}),
             **options,
         )

@@ -96,6 +96,16 @@ def test_bytes_changed_in_a_known_request_are_read_as_protobuf_reads_them(
         assert outcome(codec.decode, changed) == outcome(lambda message: long_way(codec, message), changed)
 
 
+def test_a_known_request_cut_short_is_no_request(model: OnnxModel) -> None:
+    """Wherever it is cut: what is left is never taken for a known form."""
+    codec = Codec(model)
+    sent = request_of(model, np.array([[1, 2, 3]], np.float32))
+    codec.decode(sent)
+    for size in range(len(sent)):
+        with pytest.raises(EscaladeError):
+            codec.decode(sent[:size])
+
+
 def test_a_second_request_is_read_without_protobuf(model: OnnxModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """With another id and other numbers; not, however, with another wanted output."""
     codec = Codec(model)

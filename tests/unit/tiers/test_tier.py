@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from escalade.policies import Action, AlwaysEscalate, Batch, Context, Decisions, Policy
-from escalade.tiers.answer import Row
+from escalade.tiers.answer import Answer, Row
 from escalade.tiers.errors import (
     DeadlineError,
     DrainingError,
@@ -316,6 +316,107 @@ async def test_an_upstream_of_other_classes_is_a_bad_answer(make_tier: MakeTier)
     assert answer.tier == ["edge_node", "edge_node"]
     assert answer.posterior is not None
     assert answer.posterior.shape == (2, 2)
+
+
+class NanForNan(FakeUpstream):
+    """Answers NaN to a row of NaN, as a model does, or always."""
+
+    always = False
+
+    async def infer(self, x: NDArray[Any], timeout_s: float) -> Answer:
+        answer = await super().infer(x, timeout_s)
+        assert answer.posterior is not None
+        assert answer.label is not None
+        nothing = np.isnan(x).any(axis=1) | self.always
+        answer.posterior[nothing], answer.label[nothing], answer.score[nothing] = np.nan, -1, -np.inf
+        return answer
+
+
+async def test_one_callers_nan_costs_nobody_else_an_answer(make_tier: MakeTier) -> None:
+    """Rows that travel together end apart: the NaN without a class, the others at the tier above."""
+    answer = await make_tier(NanForNan()).infer(rows(UNSURE, [np.nan, np.nan], UNSURE))
+    assert answer.tier == ["edge_server"] * 3
+    assert answer.label is not None
+    assert answer.label.tolist() == [1, -1, 1]
+    assert not answer.degraded.any()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_where_the_tier_above_makes_nothing_of_an_input_this_ones_class_stands(
+    make_tier: MakeTier, count: int
+) -> None:
+    """Degraded, for that reason, and counted."""
+    upstream = NanForNan()
+    upstream.always = True
+    tier = make_tier(upstream)
+    answer = await tier.infer(rows(*[UNSURE] * count))
+    assert answer.tier == ["edge_node"] * count
+    assert answer.label is not None
+    assert answer.label.tolist() == [0] * count
+    assert answer.reason == "bad_answer"
+    assert tier.metrics.degraded == {"bad_answer": count}
+
+
+class RawAbove(FakeUpstream):
+    """A raw model above, with an output of that name and a width that differs from call to call."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    async def infer(self, x: NDArray[Any], timeout_s: float) -> Answer:
+        answer = await super().infer(x, timeout_s)
+        answer.posterior = answer.label = None
+        answer.outputs = {self.name: np.zeros((len(x), len(self.calls)), np.float32)}
+        return answer
+
+
+@pytest.mark.parametrize(("name", "max_batch"), [("boxes", 64), ("logits", 1)])
+async def test_raw_outputs_of_the_tier_above_that_do_not_fit_are_a_bad_answer(
+    make_tier: MakeTier, monkeypatch: pytest.MonkeyPatch, name: str, max_batch: int
+) -> None:
+    """Others than this one's, or parts that cannot be put together: this tier's own are answered."""
+    module = types.ModuleType("never_sure")
+    module.score = lambda outputs: outputs["logits"].min(axis=1) * 0  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "never_sure", module)
+    tier = make_tier(RawAbove(name), score="never_sure:score", output_kind="raw", upstream_max_batch=max_batch)
+    answer = await tier.infer(rows(UNSURE, UNSURE))
+    assert answer.reason == "bad_answer"
+    assert answer.outputs is not None
+    assert answer.outputs["logits"].tolist() == rows(UNSURE, UNSURE).tolist()
+
+
+async def test_draining_waits_for_a_request_that_is_between_the_model_and_the_tier_above(make_tier: MakeTier) -> None:
+    """It was accepted, so it is pending until it is answered, whatever it waits for."""
+    upstream = FakeUpstream()
+    upstream.hold = asyncio.Event()
+    tier = make_tier(upstream, inline=False)
+    request = asyncio.create_task(tier.infer(rows(UNSURE)))
+    await asyncio.sleep(0)
+    draining = asyncio.create_task(tier.drain(30))
+    while not upstream.calls:
+        assert tier.pending == 1
+        assert not draining.done()
+        await asyncio.sleep(0)
+    assert tier.pending == 1
+    upstream.hold.set()
+    assert (await request).tier == ["edge_server"]
+    await draining
+    assert tier.pending == 0
+
+
+class Scribbler(Policy):
+    def decide(self, batch: Batch) -> Decisions:
+        batch.score[:] = 1.0
+        return Decisions.of(np.zeros(len(batch), np.int8))
+
+
+async def test_a_policy_that_writes_to_its_batch_cannot_change_the_answer(make_tier: MakeTier) -> None:
+    """It fails, as any broken policy."""
+    tier = make_tier(None, Scribbler())
+    answer = await tier.infer(rows(UNSURE, UNSURE))
+    assert answer.score[0] < 0.6
+    assert tier.metrics.policy_errors == 1
 
 
 async def test_metrics_count_every_row_once(make_tier: MakeTier) -> None:

@@ -3,6 +3,11 @@
 `Endpoint`, `EdgeNode` and `EdgeServer` are `Service`s around a `Tier`; `Client` asks any of them.
 """
 
+import os
+
+# Before onnxruntime is imported: nothing about a device leaves it unless its owner says so.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 from escalade.tiers.answer import REASONS, Answer, Hop
 from escalade.tiers.client import Client
 from escalade.tiers.config import TierConfig

@@ -26,6 +26,9 @@ REASONS = {
 """Why a row was answered below the tier that the policy asked for."""
 
 
+NO_LABEL = -1
+"""A row of which the model made nothing."""
+
 FACTS = ("score", "tier", "degraded")
 """Outputs, one value a row, that every tier adds on the wire to its model's own."""
 
@@ -116,8 +119,16 @@ class Row(NamedTuple):
         )
 
 
-def merge_rows(answer: Answer, rows: NDArray[np.intp], parts: list[Answer]) -> tuple[Hop, ...]:
-    """Write what the tier above said about `rows` into `answer`; return the longest way that any took.
+def merge_rows(
+    answer: Answer, rows: NDArray[np.intp], parts: list[Answer]
+) -> tuple[tuple[Hop, ...], NDArray[np.bool_]]:
+    """Write what the tier above said about `rows` into `answer`.
+
+    Returns
+    -------
+    path, unused
+        The longest way that any row took; and bool `[B]`, the rows on which the tier above answered NaN
+        although this one has a class: they keep this one's answer.
 
     Raises
     ------
@@ -127,26 +138,42 @@ def merge_rows(answer: Answer, rows: NDArray[np.intp], parts: list[Answer]) -> t
     for part in parts:
         if (part.outputs is None) != (answer.outputs is None):
             raise UpstreamError("bad_answer", "the tier above is of another kind (classifier or raw)")
+        if part.outputs is not None and answer.outputs is not None and part.outputs.keys() != answer.outputs.keys():
+            names = ", ".join(part.outputs)
+            raise UpstreamError(
+                "bad_answer", f"the tier above has outputs {names}; this one {', '.join(answer.outputs)}"
+            )
         if part.posterior is not None and answer.posterior is not None:
             classes, own = part.posterior.shape[1], answer.posterior.shape[1]
             if classes != own:
                 raise UpstreamError("bad_answer", f"the tier above has {classes} classes, this one {own}")
+    outputs = _joined(parts) if answer.outputs is not None else None
+    unused = np.zeros(len(answer), np.bool_)
     start = 0
     for part in parts:
         index = rows[start : start + len(part)]
         start += len(part)
-        answer.score[index] = part.score
-        answer.degraded[index] = part.degraded
-        for row, tier in zip(index.tolist(), part.tier, strict=True):
-            answer.tier[row] = tier
+        used = np.ones(len(part), np.bool_)
+        if part.posterior is not None and answer.label is not None:
+            used = ~np.isnan(part.posterior).any(axis=1) | (answer.label[index] == NO_LABEL)
+            unused[index[~used]] = True
+        answer.score[index[used]] = part.score[used]
+        answer.degraded[index[used]] = part.degraded[used]
+        for row in np.flatnonzero(used).tolist():
+            answer.tier[index[row]] = part.tier[row]
         if answer.posterior is not None and part.posterior is not None:
-            answer.posterior[index] = part.posterior
+            answer.posterior[index[used]] = part.posterior[used]
         if answer.label is not None and part.label is not None:
-            answer.label[index] = part.label
+            answer.label[index[used]] = part.label[used]
         answer.reason = answer.reason or part.reason
-    if answer.outputs is not None:
-        answer.outputs = {
-            name: np.concatenate([part.outputs[name] for part in parts if part.outputs is not None])
-            for name in parts[0].outputs or {}
-        }
-    return max((part.path for part in parts), key=len)
+    answer.outputs = outputs
+    return max((part.path for part in parts), key=len), unused
+
+
+def _joined(parts: list[Answer]) -> dict[str, NDArray[np.generic]]:
+    """Return the outputs of consecutive parts, put together."""
+    tables = [part.outputs for part in parts if part.outputs is not None]
+    try:
+        return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    except ValueError as error:
+        raise UpstreamError("bad_answer", f"the parts of its answer do not fit together: {error}") from error

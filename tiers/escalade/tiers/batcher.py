@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     Arrays = list[NDArray[Any]]
 
+THREAD_NAME = "escalade-model"
+"""What the names of the model's threads begin with."""
+
 
 @dataclass(slots=True)
 class _Item:
@@ -64,7 +67,7 @@ class Batcher:
     ) -> None:
         self._run, self._clock, self._on_batch = run, clock, on_batch
         self._max_batch, self._max_delay_s = max_batch, max_delay_s
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="escalade-model")
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix=THREAD_NAME)
         self._idle = workers
         self._waiting: deque[_Item] = deque()
         self._under_load = False
@@ -82,8 +85,8 @@ class Batcher:
         return future
 
     def close(self) -> None:
-        """Stop the worker threads once their runs end."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Start no more runs. One under way is left to its thread: a model that hangs must not hold the loop."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _pump(self) -> None:
         """Start as many runs as there are idle workers and waiting requests."""

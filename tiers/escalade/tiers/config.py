@@ -43,7 +43,7 @@ DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
 def host_port(address: str) -> tuple[str, int]:
     """Split `host:port` (or `[::1]:port`); ValueError when it is neither."""
     host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
+    if not colon or not host or "/" in host or not port.isdigit() or int(port) > 65535:
         raise ValueError(f"{address!r} is not host:port, for example 127.0.0.1:8001")
     return host.strip("[]"), int(port)
 
@@ -80,7 +80,7 @@ class InputConfig(Section):
 
     name: str | None = None
     """Tensor name on the wire; default: the model's own."""
-    shape: list[int] | None = None
+    shape: list[Annotated[int, Field(ge=-1)]] | None = None
     """One row's shape, -1 for any size; default: the model's, without the batch."""
     datatype: Datatype | None = Field(default=None, validation_alias="dtype", serialization_alias="dtype")
     """Default: the model's."""

@@ -66,7 +66,7 @@ class Head:
             return rows[0].tolist(), int(labels[0]), float(scores[0])
         values: list[float] = outputs[self._main][0].tolist()
         if not self._softmax:
-            posterior = values
+            posterior = values = outputs[self._main][0].astype(np.float32).tolist()
         elif self._kind == "logits":
             posterior = posterior_one(values, self._temperature)
         else:

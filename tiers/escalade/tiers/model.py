@@ -145,9 +145,14 @@ class OnnxModel:
             if self.one_row_only and len(x) > 1:
                 rows = [self._session.run(self.output_names, {self._feed_name: x[i : i + 1]}) for i in range(len(x))]
                 return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
-            return self._session.run(self.output_names, {self._feed_name: x})  # type: ignore[no-any-return]
+            outputs: list[NDArray[Any]] = self._session.run(self.output_names, {self._feed_name: x})
         except Exception as error:  # onnxruntime's errors and users' steps share no base class
             raise ModelError(f"model {self.name!r} failed: {_first_line(error)}") from error
+        if len(x) > 1:
+            for array in outputs:
+                if np.ndim(array) == 0 or len(array) != len(x):
+                    raise ModelError(f"model {self.name!r} answered {list(np.shape(array))} to {len(x)} rows")
+        return outputs
 
     def only_main_output(self) -> None:
         """Compute nothing but the classes from here on: what a built-in score needs."""
@@ -157,7 +162,12 @@ class OnnxModel:
     def _warm_up(self, config: ModelConfig) -> float:
         """Run zeros through the model: check the shapes, learn the outputs, return one row's median time in us."""
         open_size = -1 in self.input.row_shape
-        x = np.zeros((1, *(1 if n == -1 else n for n in self.input.row_shape)), self.input.dtype)
+        try:
+            x = np.zeros((1, *(1 if n == -1 else n for n in self.input.row_shape)), self.input.dtype)
+        except (MemoryError, ValueError) as error:
+            raise ConfigError(
+                f"a row of {list(self.input.row_shape)} is too large: {error}", key="model.input.shape"
+            ) from error
         try:
             outputs = self.run(x)
         except ModelError as error:

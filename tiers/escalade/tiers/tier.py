@@ -199,9 +199,11 @@ class Tier:
 
     async def _run_later(self, x: NDArray[Any], started: float, deadline: float) -> Row | Answer:
         """Answer by way of the batcher."""
-        self._pending += 1
+        self._pending += 1  # until it is answered: on its way upward too
         try:
             outputs = await self._batcher.submit(x, deadline)
+            result = self._settle(x, outputs, started, deadline, shared=True)
+            return result if isinstance(result, (Row, Answer)) else await result
         except EscaladeError as error:
             self.metrics.requests[error.outcome] += 1
             raise
@@ -210,8 +212,6 @@ class Tier:
             raise
         finally:
             self._leave()
-        result = self._settle(x, outputs, started, deadline, shared=True)
-        return result if isinstance(result, (Row, Answer)) else await result
 
     def _settle(
         self, x: NDArray[Any], outputs: list[NDArray[Any]], started: float, deadline: float, *, shared: bool = False
@@ -251,7 +251,7 @@ class Tier:
         if self._gatherer is None:
             self._degrade(answer, up, "no_upstream")
             return self._finish(answer, started)
-        return self._escalate(x, up, answer, started, deadline, self._gatherer)
+        return self._escalate(x, up, answer, started, deadline, self._gatherer, shared)
 
     def _decide_one(
         self, score: float, posterior: list[float] | None, bytes_up: int, now: float, deadline: float
@@ -293,8 +293,8 @@ class Tier:
             outputs=None if posterior is not None else dict(zip(self.model.output_names, outputs, strict=True)),
         )
         batch = Batch.of(
-            score,
-            posterior,
+            _read_only(score),
+            None if posterior is None else _read_only(posterior),
             time_s=self._epoch + now,
             uniform=[self._uniform() for _ in range(rows)],
             remaining_ms=(deadline - now) * 1e3,
@@ -325,12 +325,15 @@ class Tier:
         started: float,
         deadline: float,
         gatherer: Gatherer,
+        shared: bool,
     ) -> Answer:
         """Ask the tier above about the rows `up`; keep this tier's answer, degraded, where it gives none."""
         try:
-            with self._asking(deadline) as last:
+            with self._asking(deadline, counted=shared) as last:
                 parts = await gatherer.infer(x if up.all() else x[up], last)
-            path = merge_rows(answer, np.flatnonzero(up), parts)
+            path, unused = merge_rows(answer, np.flatnonzero(up), parts)
+            if unused.any():
+                self._degrade(answer, unused, "bad_answer")
         except UpstreamError as error:
             self._degrade(answer, up, error.reason)
             path = ()
@@ -341,7 +344,7 @@ class Tier:
     ) -> Row | Answer:
         """The same for a request of one row, and nothing to merge when all goes well."""
         try:
-            with self._asking(deadline) as last:
+            with self._asking(deadline, counted=shared) as last:
                 above = (await gatherer.infer(x, last))[0] if shared else await gatherer.infer_now(x, last)
             if isinstance(above, Row) and len(above.posterior) == len(own.posterior):
                 elapsed_s = self._clock() - started
@@ -349,27 +352,30 @@ class Tier:
                 self.metrics.requests["answered"] += 1
                 return above._replace(path=(Hop(self.name, elapsed_s * 1e3), *above.path))
             answer = own.answer()
-            path = merge_rows(answer, ONLY_ROW, [above.answer() if isinstance(above, Row) else above])
+            path, unused = merge_rows(answer, ONLY_ROW, [above.answer() if isinstance(above, Row) else above])
+            if unused.any():
+                self._degrade(answer, unused, "bad_answer")
         except UpstreamError as error:
             answer, path = own.answer(), ()
             self._degrade(answer, np.array([True]), error.reason)
         return self._finish(answer, started, path)
 
     @contextmanager
-    def _asking(self, deadline: float) -> Iterator[float]:
-        """Count a request as pending and time it; gives the latest time for the answer from above."""
+    def _asking(self, deadline: float, *, counted: bool) -> Iterator[float]:
+        """Time a request's way upward, and count it unless it is; gives the latest time for the answer."""
         now = self._clock()
         budget_s = upstream_budget_s(deadline - now, self._reserve_s, self._timeout_s)
-        self._pending += 1
+        self._pending += not counted
         try:
             if budget_s <= 0:
                 raise UpstreamError("deadline")
             yield now + budget_s
         except asyncio.CancelledError:
-            self.metrics.requests["cancelled"] += 1
+            self.metrics.requests["cancelled"] += not counted
             raise
         finally:
-            self._leave()
+            if not counted:
+                self._leave()
             self.metrics.upstream_s.observe(self._clock() - now)
 
     def _degrade(self, answer: Answer, rows: NDArray[np.bool_], reason: str) -> None:
@@ -384,3 +390,10 @@ class Tier:
         self.metrics.total_s.observe(elapsed_s)
         self.metrics.requests["degraded" if answer.reason else "answered"] += 1
         return answer
+
+
+def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a view that a policy cannot write to: the array becomes the answer."""
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 class Upstream(Protocol):
     """A port to the tier above.
 
-    Guaranteed: `infer` returns one row of answer for each row of input, in order, with finite posteriors
-    when there are any, within `timeout_s`, or raises UpstreamError. Not guaranteed: that the tier above
-    did not see the rows when it raises.
+    Guaranteed: `infer` returns one row of answer for each row of input, in order, within `timeout_s`, or
+    raises UpstreamError. A posterior sums to 1, or holds NaN and its row's label is -1. Not guaranteed:
+    that the tier above did not see the rows when it raises.
     """
 
     async def infer(self, x: NDArray[Any], timeout_s: float) -> Row | Answer:

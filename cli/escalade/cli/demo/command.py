@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 RESULTS = ("summary.json", "demo.png", "recorded.npz")
 """Removed at the start, so that what is found after a run is of that run."""
 
-EXTRA = ("matplotlib", "onnx", "rich", "sklearn")
+EXTRA = {"matplotlib": "matplotlib", "onnx": "onnx", "rich": "rich", "sklearn": "scikit-learn"}
 
 
 def run_demo(out: Path, *, seed: int = 0) -> int:
@@ -103,7 +103,7 @@ def _run(out: Path, seed: int, interrupts: Interrupts) -> None:
     seconds = time.monotonic() - started
     report.write(out / "summary.json", strategies, processes=len(members), seconds=seconds)
     say("")
-    for line in report.table(strategies, {name: one.answers.latency_ms for name, one in measured.items()}):
+    for line in report.table(strategies):
         say(line, style="" if line.startswith(" ") else "bold")
     say("")
     say(report.verdict(strategies))
@@ -119,9 +119,9 @@ def _words(tier: str) -> str:
 
 
 def _require_extra() -> None:
-    missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
+    missing = [package for module, package in EXTRA.items() if importlib.util.find_spec(module) is None]
     if missing:
-        raise SetupError(f"needs {', '.join(missing)}; install it with: pip install 'escalade[demo]'")
+        raise SetupError(f"needs {', '.join(missing)}; in a checkout, install it with: pip install '.[demo]'")
 
 
 def _require_writable(out: Path) -> None:

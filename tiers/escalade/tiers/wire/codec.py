@@ -119,7 +119,10 @@ class Codec:
             if len(set(request.outputs)) < len(request.outputs):
                 raise InputError("an output is asked for twice; name each once")
         if "escalade.deadline_ms" in message.parameters:
-            request.deadline_ms = float(message.parameters["escalade.deadline_ms"].int64_param)
+            deadline = message.parameters["escalade.deadline_ms"]
+            if deadline.WhichOneof("parameter_choice") != "int64_param":
+                raise InputError("parameter 'escalade.deadline_ms' must be an int64_param: whole milliseconds")
+            request.deadline_ms = float(deadline.int64_param)
         return request
 
     def encode(self, request: InferRequest, answer: Row | Answer) -> bytes:
@@ -191,6 +194,14 @@ class Codec:
             inputs=[tensor(name=self._input.name, datatype=self._input.datatype, shape=[-1, *self._input.row_shape])],
             outputs=[*own, *(tensor(name=name, datatype=datatype, shape=[-1]) for name, datatype in facts)],
         )
+
+
+def request_id_of(data: bytes) -> str:
+    """Return the id of a request that may be refused for something else; empty when it cannot be read."""
+    try:
+        return ModelInferRequest.FromString(data).id
+    except DecodeError:
+        return ""
 
 
 def in_stream(response: bytes) -> bytes:

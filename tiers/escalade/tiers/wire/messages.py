@@ -17,7 +17,7 @@ from escalade.protos.oip.open_inference_pb2 import (
     ModelMetadataResponse,
     ServerReadyResponse,
 )
-from escalade.tiers.answer import FACTS, Answer, Hop, Row
+from escalade.tiers.answer import FACTS, NO_LABEL, Answer, Hop, Row
 from escalade.tiers.errors import InputError, UpstreamError
 from escalade.tiers.wire.tensors import array_from_tensor, raw_from_array
 
@@ -85,7 +85,7 @@ def answer_from_bytes(
     ------
     UpstreamError
         `bad_answer` when the response cannot be read, lacks the output, has another number of rows, or
-        holds numbers that are no posterior.
+        holds numbers that are no posterior. A row with NaN is none of these: its label is -1.
     """
     try:
         response = ModelInferResponse.FromString(data)
@@ -110,7 +110,8 @@ def answer_from_bytes(
         answer.outputs = {name: array for name, array in arrays.items() if name not in FACTS}
     else:
         answer.posterior, answer.score = _posterior(arrays, output, output_kind, score)
-        answer.label = arrays["label"] if _is(arrays, "label", np.int64) else answer.posterior.argmax(axis=1)
+        label = np.where(np.isnan(answer.posterior).any(axis=1), NO_LABEL, answer.posterior.argmax(axis=1))
+        answer.label = arrays["label"] if _is(arrays, "label", np.int64) else label
     if ours:
         answer.score = arrays["score"] if _is(arrays, "score", np.float32) else answer.score
         answer.degraded = arrays["degraded"].copy() if _is(arrays, "degraded", np.bool_) else answer.degraded
@@ -191,7 +192,7 @@ def parse_path(text: str) -> tuple[Hop, ...]:
     for part in text.split(",", HOPS_LIMIT)[:HOPS_LIMIT]:
         tier, _, elapsed = part.partition("=")
         try:
-            hop = Hop(tier, float(elapsed))
+            hop = Hop(tier[:NAME_LIMIT], float(elapsed))
         except ValueError:
             continue
         if isfinite(hop.elapsed_ms):
@@ -209,8 +210,9 @@ def _posterior(
     with np.errstate(invalid="ignore", over="ignore"):
         posterior = softmax(values) if kind == "logits" else np.array(values, np.float32)
         error = np.abs(posterior.sum(axis=1, dtype=np.float64) - 1)
-    # A NaN fails the first comparison too.
-    if not (error < SUM_TOLERANCE).all() or (posterior < LEAST).any():
+    # A row of NaN is how a model says that it made nothing of an input; others beside it are as good as ever.
+    usable = ~np.isnan(posterior).any(axis=1)
+    if not (error[usable] < SUM_TOLERANCE).all() or (posterior[usable] < LEAST).any():
         raise UpstreamError("bad_answer", f"output {output!r} is no posterior; is output_kind right?")
     if score.needs == "posterior":
         return posterior, score.batch(posterior)

@@ -54,6 +54,8 @@ class KnownRequests:
     def read(self, data: bytes) -> tuple[NDArray[Any], str, list[str] | None] | None:
         """Return input, id and wanted outputs of a request of known form; None for any other."""
         tail = len(data) - self._row_bytes
+        if tail <= 0:
+            return None
         prefix, request_id = data[:tail], ""
         if prefix not in self._outputs:
             start = len(self._name) + 2
@@ -77,7 +79,7 @@ class KnownRequests:
         name. Fields put in behind the name and at the end mean the same as anywhere else, so that nothing
         need be known of how the sender wrote the rest.
         """
-        if len(self._outputs) >= PREFIXES_KEPT or not self._row_bytes:
+        if not self._row_bytes:
             return
         if [len(raw) for raw in message.raw_input_contents] != [self._row_bytes]:
             return
@@ -87,6 +89,8 @@ class KnownRequests:
         message.ClearField("raw_input_contents")
         prefix = message.SerializeToString() + self._raw_start
         if len(prefix) <= PREFIX_BYTES and prefix.startswith(self._name):
+            if len(self._outputs) >= PREFIXES_KEPT:
+                del self._outputs[next(iter(self._outputs))]  # the oldest: whoever still sends it teaches it again
             self._outputs[prefix] = outputs
 
 

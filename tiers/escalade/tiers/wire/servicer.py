@@ -13,7 +13,7 @@ from escalade.protos.oip import open_inference_pb2 as oip
 from escalade.tiers.answer import Answer, Row
 from escalade.tiers.errors import EscaladeError, InputError
 from escalade.tiers.wire.channel import SERVICE
-from escalade.tiers.wire.codec import Codec, InferRequest, in_stream
+from escalade.tiers.wire.codec import Codec, InferRequest, in_stream, request_id_of
 from escalade.tiers.wire.status import status_of
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ class InferenceServicer:
         try:
             request = self._read(data)
         except Exception as error:  # noqa: BLE001  # as above
-            return "", self._stream_error("", error)
+            request_id = request_id_of(data)
+            return request_id, self._stream_error(request_id, error)
         try:
             result = self._tier.begin(request.x, self._deadline(request, None))
             if isinstance(result, (Row, Answer)):

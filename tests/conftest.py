@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import structlog
+from hypothesis import settings
+
+# The same examples in every run, however slow the machine: a failure is then a change of the code.
+settings.register_profile("escalade", deadline=None, derandomize=True)
+settings.load_profile("escalade")
 
 # Into the standard library's logging, where pytest captures it; the command's own set-up is tested in processes.
 structlog.configure(

@@ -60,4 +60,4 @@ def test_the_demo_says_what_it_needs(board: Path, tmp_path: Path) -> None:
     )
     assert ran.returncode == 2
     assert len(ran.stderr.splitlines()) == 1
-    assert "escalade[demo]" in ran.stderr
+    assert "pip install '.[demo]'" in ran.stderr

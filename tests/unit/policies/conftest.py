@@ -1,4 +1,4 @@
-"""How property tests run, and a user's own module written for one test."""
+"""A user's own module written for one test."""
 
 from __future__ import annotations
 
@@ -9,11 +9,6 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from hypothesis import settings
-
-# The same examples in every run, however slow the machine: a failure is then a change of the code.
-settings.register_profile("escalade", deadline=None, derandomize=True)
-settings.load_profile("escalade")
 
 WriteModule = Callable[[str], str]
 _numbers = count()

@@ -33,9 +33,6 @@ from escalade.tiers.wire.rows import format_path
 from escalade.tiers.wire.status import error_of, reason_of, status_of
 from escalade.tiers.wire.tensors import array_from_tensor, raw_from_array, raw_from_strings
 
-settings.register_profile("unhurried", deadline=None)  # other processes share the cores
-settings.load_profile("unhurried")
-
 Tensor = oip.ModelInferRequest.InferInputTensor
 CONTENTS = {
     "BOOL": "bool_contents",

@@ -117,11 +117,12 @@ def _translated(
     problems = error.errors(include_url=False)
     for problem in problems:
         cause = problem.get("ctx", {}).get("error")
-        if isinstance(cause, PolicyConfigError):  # from a nested policy
-            return cause
+        if isinstance(cause, PolicyConfigError):  # from a nested policy, which does not know its place in a list
+            inside = cause.key.removeprefix(f"{key}.{problem['loc'][0]}")
+            return PolicyConfigError(_place(key, problem["loc"]) + inside, cause.message)
     first = problems[0]
     name = str(first["loc"][0])
-    where = ".".join([key, name, *(str(part) for part in first["loc"][1:] if isinstance(part, int))])
+    where = _place(key, first["loc"])
     annotation = _annotation(parameters[name])
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
@@ -130,3 +131,8 @@ def _translated(
         return PolicyConfigError(where, f"{kind.__name__} needs it ({expected}); add {name}: ...")
     message = first["msg"][:1].lower() + first["msg"][1:]
     return PolicyConfigError(where, f"{message}, got {first['input']!r} (a {expected} is expected)")
+
+
+def _place(key: str, location: tuple[int | str, ...]) -> str:
+    """Return the dotted key of a value that pydantic blames; what it adds for unions is no key of the file."""
+    return ".".join([key, str(location[0]), *(str(part) for part in location[1:] if isinstance(part, int))])

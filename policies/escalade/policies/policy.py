@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -54,7 +54,7 @@ class Policy(ABC):
     <Action.ESCALATE: 1>
     """
 
-    sequential: ClassVar[bool] = False
+    sequential: bool = False
     """Whether a decision depends on the decisions before it."""
 
     @abstractmethod

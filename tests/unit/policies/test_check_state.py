@@ -126,6 +126,24 @@ class KeepsObjectsInItsState(Plain):
         pass
 
 
+class KeepsComplexNumbers(Plain):
+    """Has an array that no state file holds."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rates": np.array([1j])}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+class WritesToTheContextWhenTold(Plain):
+    """Sorts the caller's posterior when it is told what was done."""
+
+    def commit_one(self, score: float, context: Context, action: Action) -> None:
+        if context.posterior is not None:
+            context.posterior.sort()
+
+
 class HasNoWayBack(Plain):
     """Has a state that it cannot load."""
 
@@ -137,6 +155,7 @@ BROKEN = [
     (WritesToTheBatch, "input untouched"),
     (UnlocksTheBatch, "input untouched"),
     (WritesToTheContext, "input untouched"),
+    (WritesToTheContextWhenTold, "input untouched"),
     (CountsInItsState, "state untouched"),
     (CountsAside, "state untouched"),
     (HoldsAFunction, "pickles"),
@@ -144,11 +163,13 @@ BROKEN = [
     (LosesItsState, "state round trip"),
     (KeepsObjectsInItsState, "state round trip"),
     (HasNoWayBack, "state round trip"),
+    (KeepsComplexNumbers, "state travels"),
 ]
 
 #: Faults that cannot but show in other rules as well.
 MANIFOLD: dict[type[Policy], set[str]] = {
     WritesToTheBatch: {"awkward input"},  # of which some is read-only
+    KeepsObjectsInItsState: {"state travels"},
 }
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf, nan
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -19,7 +21,10 @@ from escalade.policies import (
     Threshold,
     check_policy,
     load_policy,
+    save_state,
 )
+from escalade.policies.loading import BUILT_IN
+from escalade.policies.state_file import to_json
 
 WriteModule = Callable[[str], str]
 
@@ -191,21 +196,18 @@ def test_a_dotted_name_reaches_into_a_class(module: WriteModule) -> None:
         (None, "policy: expected a mapping such as {name: Threshold, threshold: 0.8}, got None"),
         (
             {"threshold": 0.8},
-            "policy.name: name the policy: AlwaysAccept, AlwaysEscalate, Threshold, or module:Class for your own",
+            f"policy.name: name the policy: {', '.join(BUILT_IN)}, or module:Class for your own",
         ),
         (
             {"name": "Treshhold"},
             (
                 "policy.name: no policy 'Treshhold'; did you mean 'Threshold'? "
-                "There are AlwaysAccept, AlwaysEscalate, Threshold, or module:Class for your own"
+                f"There are {', '.join(BUILT_IN)}, or module:Class for your own"
             ),
         ),
         (
             {"name": "Quux"},
-            (
-                "policy.name: no policy 'Quux'. "
-                "There are AlwaysAccept, AlwaysEscalate, Threshold, or module:Class for your own"
-            ),
+            (f"policy.name: no policy 'Quux'. There are {', '.join(BUILT_IN)}, or module:Class for your own"),
         ),
         ({"name": "Threshold"}, "policy.threshold: Threshold needs it (float); add threshold: ..."),
         (
@@ -330,3 +332,92 @@ def test_parameters_must_be_plain_data() -> None:
     """An object that no file can hold is refused."""
     error = complaint({"name": "Threshold", "threshold": object()})
     assert error.message.startswith("parameters must be plain data, as in a YAML file")
+
+
+FITTED = """
+    from escalade.policies import Decisions, FittedPolicy, NotFittedError
+    import numpy as np
+
+    class Fitted(FittedPolicy):
+        def __init__(self, level: int = 0) -> None:
+            self.level, self.limit = level, None
+
+        @property
+        def fitted(self) -> bool:
+            return self.limit is not None
+
+        def fit(self, trace):
+            self.limit = 0.5
+            return self
+
+        def decide(self, batch):
+            return Decisions.of(np.where(batch.score >= np.float32(self.limit), 0, 1))
+
+        def state_dict(self):
+            return {"limit": self.limit}
+
+        def load_state_dict(self, state):
+            if list(state) != ["limit"]:
+                raise ValueError(f"needs limit, got {sorted(state)}")
+            self.limit = state["limit"]
+"""
+
+
+def test_a_fitted_policy_gets_its_fit_from_the_file_beside_the_configuration(
+    module: WriteModule, tmp_path: Path
+) -> None:
+    """`state` is relative to the folder given; policies inside others have their own."""
+    name = f"{module(FITTED)}:Fitted"
+    save_state(tmp_path / "fit.npz", load_policy({"name": name}, unfitted=True).fit(None))  # type: ignore[attr-defined]
+    spec = {"name": name, "level": 1, "state": "fit.npz"}
+    assert vars(load_policy(spec, folder=tmp_path)) == {"level": 1, "limit": 0.5}
+    outer = load_policy({"name": "Budgeted", "policy": spec, "share": 0.5}, folder=tmp_path)
+    assert vars(vars(outer)["policy"])["limit"] == 0.5
+    assert vars(load_policy({"name": name, "state": str(tmp_path / "fit.npz")}))["limit"] == 0.5
+
+
+def test_what_a_policy_has_learnt_is_loaded_too(tmp_path: Path) -> None:
+    """A policy that need not be fitted may have a state as well."""
+    policy = load_policy({"name": "SloController"})
+    policy.load_state_dict({"device": np.array([3]), "threshold": np.array([0.25], np.float32)})
+    save_state(tmp_path / "slo.json", policy)
+    loaded = load_policy({"name": "SloController", "state": "slo.json"}, folder=tmp_path)
+    assert loaded.state_dict()["threshold"].tolist() == [0.25]
+
+
+def test_a_policy_without_its_fit_is_refused_unless_it_is_to_be_fitted(module: WriteModule) -> None:
+    """The error says how a fit is made and where it is named."""
+    name = f"{module(FITTED)}:Fitted"
+    error = complaint({"name": "Explore", "epsilon": 0.1, "policy": {"name": name}})
+    assert error.key == "policy.policy.state"
+    assert "`escalade policy fit`" in error.message
+    assert not load_policy({"name": name}, unfitted=True).fitted  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("state", "text"),
+    [
+        ("none.npz", "none.npz: cannot be read: No such file or directory"),
+        ("broken.npz", "broken.npz: is no state file in npz"),
+        ("other.json", "other.json: is the state of a Threshold, not of a SloController"),
+        ("empty.json", "empty.json: does not fit this SloController: thresholds of devices have the entries"),
+        ("x.pkl", "x.pkl: a state file's name ends in .npz or .json"),
+        (3, "expected the name of a file, got 3"),
+    ],
+)
+def test_a_state_that_cannot_be_loaded_is_named(state: object, text: str, tmp_path: Path) -> None:
+    """The key is `state`, the text begins with the file."""
+    (tmp_path / "broken.npz").write_text("hello")
+    (tmp_path / "empty.json").write_bytes(to_json({}, "SloController"))
+    save_state(tmp_path / "other.json", load_policy({"name": "Threshold", "threshold": 0.5}))
+    with pytest.raises(PolicyConfigError) as caught:
+        load_policy({"name": "SloController", "state": state}, folder=tmp_path)
+    assert caught.value.key == "policy.state"
+    assert text in caught.value.message
+
+
+def test_a_mistake_in_a_list_of_policies_is_found_at_its_place() -> None:
+    """The key has the number in the list."""
+    first = {"name": "Threshold", "threshold": 0.5}
+    error = complaint({"name": "FirstOf", "policies": [first, {"name": "Threshold", "threshold": "x"}]})
+    assert error.key == "policy.policies.1.threshold"

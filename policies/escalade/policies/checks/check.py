@@ -6,9 +6,10 @@ import copy
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-from escalade.policies.checks import decisions, state
-from escalade.policies.errors import PolicyCheckError
-from escalade.policies.policy import Policy
+from escalade.policies.checks import decisions, memory, state
+from escalade.policies.checks.rows import ordinary_rows
+from escalade.policies.errors import NotFittedError, PolicyCheckError
+from escalade.policies.policy import FittedPolicy, Policy
 
 Rule = Callable[[Policy, int, int], Iterator[str]]
 
@@ -25,6 +26,12 @@ RULES: dict[str, Rule] = {
     "state untouched": state.state_untouched,
     "pickles": state.pickles,
     "state round trip": state.state_round_trip,
+    "state travels": state.state_travels,
+    "a batch decides as the loop decide_one, commit": memory.batch_equals_loop_with_commit,
+    "commit alone changes the memory": memory.commit_changes_the_memory,
+    "memory is declared": memory.memory_is_declared,
+    "learns from anything": memory.learns_from_anything,
+    "the fit is the state": memory.the_fit_is_the_state,
 }
 
 _LINES = 3
@@ -48,7 +55,8 @@ def check_policy(policy: Policy, *, classes: int = 10, seed: int = 0) -> None:
     Raises
     ------
     PolicyCheckError
-        If a rule is broken: it lists all of them, each with up to three findings.
+        If a rule is broken: it lists all of them, each with up to three findings. A `FittedPolicy` that is not
+        fitted cannot be checked, and that is then the finding.
 
     Notes
     -----
@@ -70,6 +78,8 @@ def check_policy(policy: Policy, *, classes: int = 10, seed: int = 0) -> None:
     ...     print(error.violations[0])
     batch equals loop: score 0.8999999761581421: decide gives ACCEPT, decide_one ESCALATE; ...
     """
+    if isinstance(policy, FittedPolicy) and not policy.fitted:
+        raise PolicyCheckError(repr(policy), _unfitted(policy))
     violations: list[str] = []
     for name, rule in RULES.items():
         try:
@@ -79,6 +89,18 @@ def check_policy(policy: Policy, *, classes: int = 10, seed: int = 0) -> None:
         violations += [f"{name}: {line}" for line in found]
     if violations:
         raise PolicyCheckError(repr(policy), violations)
+
+
+def _unfitted(policy: FittedPolicy) -> list[str]:
+    """Return what there is to say of a policy that cannot decide yet."""
+    found = ["fitted: it is not; fit it, or load its state, before it is checked"]
+    try:
+        policy.decide(ordinary_rows(2, 0))
+    except NotFittedError:
+        return found
+    except Exception as error:  # noqa: BLE001 - whatever an author's code raises is a finding
+        return [*found, f"unfitted: decide raised {type(error).__name__}, not NotFittedError: {error}"]
+    return [*found, "unfitted: decide decided, though the policy says that it is not fitted"]
 
 
 def _copy(policy: Policy) -> Policy:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from escalade.policies.checks.rows import awkward_batches, copied, ordinary_rows, tie_scores, unusable_rows
+from escalade.policies.checks.rows import (
+    awkward_batches,
+    copied,
+    decide_each,
+    tie_scores,
+    trial_rows,
+    unusable_rows,
+)
 from escalade.policies.types import Action, Batch, Decisions
 
 if TYPE_CHECKING:
@@ -20,7 +27,7 @@ if TYPE_CHECKING:
 
 def well_formed(policy: Policy, classes: int, seed: int) -> Iterator[str]:
     """`decide` gives an int8 action and a float64 propensity for each row, `decide_one` an `Action`."""
-    rows = ordinary_rows(classes, seed)
+    rows = trial_rows(policy, classes, seed)
     decisions: object = policy.decide(copied(rows))
     if not isinstance(decisions, Decisions):
         yield f"decide returned a {type(decisions).__name__}, not Decisions"
@@ -45,8 +52,11 @@ def well_formed(policy: Policy, classes: int, seed: int) -> Iterator[str]:
 
 
 def batch_equals_loop(policy: Policy, classes: int, seed: int) -> Iterator[str]:
-    """`decide` on a batch and `decide_one` on its rows take the same actions, at exact ties too."""
-    rows = ordinary_rows(classes, seed)
+    """`decide` on a batch and `decide_one` on its rows take the same actions, at exact ties too.
+
+    A policy with a memory is asked about one row at a time; its batches have a rule of their own.
+    """
+    rows = trial_rows(policy, classes, seed)
     ties = tie_scores(policy, copied(rows))
     yield from _loop_differs(policy, rows)
     yield from _loop_differs(policy, replace(rows.take(np.zeros(len(ties), int)), score=ties))
@@ -54,8 +64,14 @@ def batch_equals_loop(policy: Policy, classes: int, seed: int) -> Iterator[str]:
 
 
 def rows_are_independent(policy: Policy, classes: int, seed: int) -> Iterator[str]:
-    """Another order of the rows, or other rows beside them, leave the decision on a row as it is."""
-    rows = ordinary_rows(classes, seed)
+    """Another order of the rows, or other rows beside them, leave the decision on a row as it is.
+
+    Where the policy has a memory, this holds of the rows that come after.
+    """
+    rows = trial_rows(policy, classes, seed)
+    if policy.sequential:
+        yield from _depends_on_later_rows(policy, rows)
+        return
     whole = policy.decide(copied(rows))
     order = np.random.default_rng(seed).permutation(len(rows))
     yield from _differ("in another order", policy.decide(rows.take(order)), whole, order)
@@ -66,7 +82,7 @@ def rows_are_independent(policy: Policy, classes: int, seed: int) -> Iterator[st
 
 def deterministic(policy: Policy, classes: int, seed: int) -> Iterator[str]:
     """The same batch gives the same decisions again; chance comes from `Batch.uniform` only."""
-    rows = ordinary_rows(classes, seed)
+    rows = trial_rows(policy, classes, seed)
     first = policy.decide(copied(rows))
     for _ in range(3):
         yield from _differ("decided again", policy.decide(copied(rows)), first, np.arange(len(rows)))
@@ -86,7 +102,7 @@ def unusable_never_accepted(policy: Policy, classes: int, seed: int) -> Iterator
 
 def awkward_input(policy: Policy, classes: int, seed: int) -> Iterator[str]:
     """An empty batch, one-hot, uniform, one class, float16 values and strided columns are all decided."""
-    for name, rows in awkward_batches(classes, seed).items():
+    for name, rows in awkward_batches(policy, classes, seed).items():
         try:
             decisions = policy.decide(rows)
             plain = policy.decide(copied(rows))
@@ -104,10 +120,11 @@ def awkward_input(policy: Policy, classes: int, seed: int) -> Iterator[str]:
 
 def propensity_is_honest(policy: Policy, classes: int, seed: int) -> Iterator[str]:
     """A propensity is in (0, 1] and is how often, over `Batch.uniform`, that action is taken."""
-    draws, rows = 4096, ordinary_rows(classes, seed)
-    uniform = (np.random.default_rng(seed).permutation(draws) + 0.5) / draws
-    for row in range(32):
-        decisions = policy.decide(replace(rows.take(np.full(draws, row)), uniform=uniform.copy()))
+    draws, count = (256, 12) if policy.sequential else (4096, 32)
+    rows, rng = trial_rows(policy, classes, seed), np.random.default_rng(seed)
+    uniform = (rng.permutation(draws) + rng.random(draws)) / draws  # one in each part of [0, 1), all bits in use
+    for row in range(count):
+        decisions = decide_each(policy, replace(rows.take(np.full(draws, row)), uniform=uniform.copy()))
         if not np.all((decisions.propensity > 0.0) & (decisions.propensity <= 1.0)):
             low, high = decisions.propensity.min(), decisions.propensity.max()
             yield f"propensities must be in (0, 1], got {low:.6g} to {high:.6g}"
@@ -122,8 +139,15 @@ def propensity_is_honest(policy: Policy, classes: int, seed: int) -> Iterator[st
                 )
 
 
+def _depends_on_later_rows(policy: Policy, rows: Batch) -> Iterator[str]:
+    whole = policy.decide(copied(rows))
+    for size in (1, 7, len(rows) // 2):
+        part = np.arange(size)
+        yield from _differ(f"as the end of a batch of {size}", policy.decide(rows.take(part)), whole, part)
+
+
 def _loop_differs(policy: Policy, rows: Batch) -> Iterator[str]:
-    decided = policy.decide(copied(rows)).action
+    decided = decide_each(policy, copied(rows)).action
     for row in range(len(rows)):
         score, context = rows.row(row)
         one = policy.decide_one(score, context)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from escalade.policies.types import Batch
+from escalade.policies.types import Batch, Decisions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,6 +34,12 @@ def ordinary_rows(classes: int, seed: int) -> Batch:
     return _with_context(rng, score[order], posterior[order])
 
 
+def trial_rows(policy: Policy, classes: int, seed: int) -> Batch:
+    """Return `ordinary_rows`; the first of them where the policy has a memory, which decides row by row."""
+    rows = ordinary_rows(classes, seed)
+    return rows.take(slice(0, 160)) if policy.sequential else rows
+
+
 def unusable_rows(classes: int, seed: int) -> Batch:
     """Make rows without a usable score, some of which have a posterior that looks sure."""
     rng = np.random.default_rng(seed)
@@ -44,10 +50,10 @@ def unusable_rows(classes: int, seed: int) -> Batch:
     return _with_context(rng, score, posterior)
 
 
-def awkward_batches(classes: int, seed: int) -> dict[str, Batch]:
+def awkward_batches(policy: Policy, classes: int, seed: int) -> dict[str, Batch]:
     """Make batches of unusual content or layout, by what is unusual about them."""
     rng = np.random.default_rng(seed)
-    rows = ordinary_rows(classes, seed)
+    rows = trial_rows(policy, classes, seed)
     assert rows.posterior is not None
     eye = np.eye(classes, dtype=np.float32)
     uniform = np.full((5, classes), 1.0 / classes, np.float32)
@@ -80,7 +86,7 @@ def tie_scores(policy: Policy, rows: Batch) -> NDArray[np.float32]:
     """
 
     def actions(score: NDArray[np.float32]) -> NDArray[np.int8]:
-        return policy.decide(replace(rows.take(np.zeros(len(score), int)), score=score)).action
+        return decide_each(policy, replace(rows.take(np.zeros(len(score), int)), score=score)).action
 
     grid = np.unique(rows.score[np.isfinite(rows.score)])
     taken = actions(grid)
@@ -93,6 +99,17 @@ def tie_scores(policy: Policy, rows: Batch) -> NDArray[np.float32]:
         same = actions(middle) == below
         low, high = np.where(same, middle, low), np.where(same, high, middle)
     return np.concatenate([low, high])
+
+
+def decide_each(policy: Policy, batch: Batch) -> Decisions:
+    """Decide on every row as if it came next: what `decide` does, unless the policy has a memory."""
+    if not policy.sequential:
+        return policy.decide(batch)
+    decided = [policy.decide(batch.take(slice(row, row + 1))) for row in range(len(batch))]
+    if not all(isinstance(one, Decisions) and len(one.action) == len(one.propensity) == 1 for one in decided):
+        raise ValueError("decide on one row does not give one decision")
+    action = np.array([one.action[0] for one in decided], np.int8)
+    return Decisions(action, np.array([one.propensity[0] for one in decided], np.float64))
 
 
 def copied(batch: Batch) -> Batch:

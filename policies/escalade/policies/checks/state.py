@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from escalade.policies.checks.rows import copied, ordinary_rows, unusable_rows
-from escalade.policies.types import Batch, Context
+from escalade.policies.checks.rows import copied, trial_rows, unusable_rows
+from escalade.policies.state_file import from_json, from_npz, to_json, to_npz
+from escalade.policies.types import Action, Batch, Context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def input_untouched(policy: Policy, classes: int, seed: int) -> Iterator[str]:
     """`decide` and `decide_one` write neither to the batch nor to the context."""
-    for rows in (ordinary_rows(classes, seed), unusable_rows(classes, seed)):
+    for rows in (trial_rows(policy, classes, seed), unusable_rows(classes, seed)):
         given = copied(rows)
         _lock(given)
         try:
@@ -30,28 +31,34 @@ def input_untouched(policy: Policy, classes: int, seed: int) -> Iterator[str]:
                 raise
             yield f"decide writes to the batch: {error}"
         for field in fields(Batch):
-            if not _same(getattr(given, field.name), getattr(rows, field.name)):
+            if not same(getattr(given, field.name), getattr(rows, field.name)):
                 yield f"decide changed column '{field.name}' of the batch"
         score, context = rows.row(0)
         before = _facts(context)
         policy.decide_one(score, context)
-        if not _same(_facts(context), before):
+        if not same(_facts(context), before):
             yield "decide_one changed the context"
+        policy.commit_one(score, context, Action.ESCALATE)
+        if not same(_facts(context), before):
+            yield "commit_one changed the context"
+        done = np.zeros(len(given), np.int8)
+        done.flags.writeable = False
+        policy.commit(given, done)
 
 
 def state_untouched(policy: Policy, classes: int, seed: int) -> Iterator[str]:
     """Deciding leaves the policy as it was: its state and, where it pickles, all else in it."""
-    rows = ordinary_rows(classes, seed)
-    state, frozen = copy.deepcopy(policy.state_dict()), _pickled(policy)
+    rows = trial_rows(policy, classes, seed)
+    state, frozen = copy.deepcopy(policy.state_dict()), pickled(policy)
     for name in ("decide", "decide_one"):
         if name == "decide":
             policy.decide(copied(rows))
         else:
             for row in range(16):
                 policy.decide_one(*rows.row(row))
-        if not _same(policy.state_dict(), state):
+        if not same(policy.state_dict(), state):
             yield f"{name} changed what state_dict returns"
-        elif _pickled(policy) != frozen:
+        elif pickled(policy) != frozen:
             yield f"{name} changed an attribute of the policy"
 
 
@@ -62,7 +69,7 @@ def pickles(policy: Policy, classes: int, seed: int) -> Iterator[str]:
     except Exception as error:  # noqa: BLE001 - whatever an author's code raises is a finding
         yield f"raised {type(error).__name__}: {error}"
         return
-    yield from _decides_otherwise("the restored policy", twin, policy, classes, seed)
+    yield from decides_otherwise("the restored policy", twin, policy, classes, seed)
 
 
 def state_round_trip(policy: Policy, classes: int, seed: int) -> Iterator[str]:
@@ -77,15 +84,30 @@ def state_round_trip(policy: Policy, classes: int, seed: int) -> Iterator[str]:
     twin = copy.deepcopy(policy)
     before = copy.deepcopy(state)
     twin.load_state_dict(copy.deepcopy(state))
-    if not _same(twin.state_dict(), before):
+    if not same(twin.state_dict(), before):
         yield "the copy that loaded the state returns another one"
-    yield from _decides_otherwise("the copy that loaded the state", twin, policy, classes, seed)
+    yield from decides_otherwise("the copy that loaded the state", twin, policy, classes, seed)
 
 
-def _decides_otherwise(who: str, twin: Policy, policy: Policy, classes: int, seed: int) -> Iterator[str]:
-    rows = ordinary_rows(classes, seed)
+def state_travels(policy: Policy, classes: int, seed: int) -> Iterator[str]:
+    """The state comes back from both kinds of state file as it went in, to the bit."""
+    del classes, seed
+    state = policy.state_dict()
+    for name, write, read in (("npz", to_npz, from_npz), ("JSON", to_json, from_json)):
+        try:
+            back, _ = read(write(copy.deepcopy(state)))
+        except (TypeError, ValueError, OverflowError) as error:
+            yield f"{name}: {error}"
+            continue
+        if not same(back, state):
+            yield f"{name}: {back!r} came back for {state!r}"[:300]
+
+
+def decides_otherwise(who: str, twin: Policy, policy: Policy, classes: int, seed: int) -> Iterator[str]:
+    """Say so if two policies differ in any decision."""
+    rows = trial_rows(policy, classes, seed)
     ours, theirs = policy.decide(copied(rows)), twin.decide(copied(rows))
-    if not (_same(ours.action, theirs.action) and _same(ours.propensity, theirs.propensity)):
+    if not (same(ours.action, theirs.action) and same(ours.propensity, theirs.propensity)):
         yield f"{who} decides differently"
 
 
@@ -100,7 +122,8 @@ def _facts(context: Context) -> dict[str, Any]:
     return copy.deepcopy({name: getattr(context, name) for name in Context.__slots__})
 
 
-def _pickled(policy: Policy) -> bytes | None:
+def pickled(policy: Policy) -> bytes | None:
+    """Return the policy as bytes, None where it does not pickle."""
     try:
         return pickle.dumps(policy)
     except Exception:  # noqa: BLE001 - that it does not pickle is the finding of another rule
@@ -115,14 +138,14 @@ def _leaves(value: object, path: str) -> Iterator[tuple[str, object]]:
         yield path, value
 
 
-def _same(one: Any, other: Any) -> bool:
+def same(one: Any, other: Any) -> bool:
     """Compare deeply, types and bits included; ``nan`` equals itself."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(_same, one, other))
+        return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, np.ndarray) and one.dtype != object:
         alike: bool = one.dtype == other.dtype and one.shape == other.shape
         return alike and one.tobytes() == other.tobytes()

@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from escalade.cli.policy.arguments import add_policy, add_record
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -40,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
     show = actions.add_parser("show", help="print the effective values, defaults and environment included")
     show.add_argument("file", type=Path, metavar="FILE")
 
+    add_policy(commands)
+    add_record(commands)
+
     demo = commands.add_parser("demo", help="train three models, run seven tiers, compare strategies")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: %(default)s")
     return root
@@ -49,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand and return its exit code."""
     try:
         return _run(parser().parse_args(argv))
+    except BrokenPipeError:  # whoever read our output has seen enough; nothing may be flushed to it any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("escalade: interrupted", file=sys.stderr)
         return 130
@@ -73,6 +81,10 @@ def _run(arguments: argparse.Namespace) -> int:
             if arguments.action == "check":
                 return check(arguments.file, model=not arguments.no_model)
             return show(arguments.file)
+        if arguments.command in ("policy", "record"):
+            from escalade.cli.policy.command import run_policy, run_record
+
+            return run_policy(arguments) if arguments.command == "policy" else run_record(arguments)
         from escalade.cli.demo.command import run_demo
 
         return run_demo(arguments.out)

@@ -13,6 +13,7 @@ from escalade.policies import (
     AlwaysAccept,
     AlwaysEscalate,
     Batch,
+    Budgeted,
     Decisions,
     Policy,
     Threshold,
@@ -154,3 +155,12 @@ def test_a_policy_too_few_is_refused() -> None:
     """Every tier but the highest needs its policy."""
     with pytest.raises(ValueError, match="3 tiers need 2 policies, got 1"):
         replay(random_recording(), [AlwaysAccept()])
+
+
+def test_a_policy_with_a_memory_decides_the_rows_in_their_order() -> None:
+    """A budget lets the first through and then its share, the same each time: replay leaves the policy as it was."""
+    posterior = np.tile(np.array([[0.6, 0.4]], np.float32), (12, 1))
+    recording = Recording(("low", "high"), (posterior, posterior), np.zeros(12, np.int64), (100.0,))
+    policy = Budgeted(Threshold(0.9), share=0.25, burst=1)
+    for _ in range(2):
+        assert replay(recording, [policy]).tier.tolist() == [1, 0, 0, 0] * 3

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.preprocess import StepSpec
@@ -209,6 +209,21 @@ class LogConfig(Section):
     """`auto`: for people on a terminal, JSON otherwise."""
 
 
+class RecordConfig(Section):
+    """Where decisions and what came of them are kept, for `escalade record` and `escalade policy`."""
+
+    folder: Path
+    """One of its own for each tier; made when missing."""
+    max_mb: Annotated[float, Field(ge=8, allow_inf_nan=False)] = 256.0
+    """The oldest chunks are removed beyond."""
+    flush_rows: PositiveInt = 4096
+    """Rows of a chunk, fewer where the posteriors are long."""
+    flush_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
+    """The longest time a row waits in memory; what a process that dies loses."""
+    format: Literal["npz", "parquet"] = "npz"
+    """`parquet` needs pyarrow."""
+
+
 class TierConfig(Section):
     """One tier, whole."""
 
@@ -217,13 +232,29 @@ class TierConfig(Section):
     score: str = "max_prob"
     """`max_prob`, `margin`, `entropy`, `energy`, or `my_module:score` on the model's outputs."""
     policy: dict[str, Any] = {"name": "AlwaysAccept"}
-    """`{name: Threshold, threshold: 0.8}`, or `{name: my_module:MyPolicy, ...}`."""
+    """`{name: Threshold, threshold: 0.8}`, or `{name: my_module:MyPolicy, ...}`; `state: FILE` beside the name
+    is what the policy was fitted to or has learnt."""
     upstream: UpstreamConfig | None = None
     listen: ListenConfig = ListenConfig()
     batching: BatchingConfig = BatchingConfig()
     limits: LimitsConfig = LimitsConfig()
     metrics: MetricsConfig | None = None
+    record: RecordConfig | None = None
     log: LogConfig = LogConfig()
+    _folder: Path = PrivateAttr(Path())
+
+    @property
+    def folder(self) -> Path:
+        """What the names of files in `policy` are relative to: the configuration file's folder."""
+        return self._folder
+
+    def in_folder(self, folder: Path) -> TierConfig:
+        """Return the same configuration, with relative names of files relative to `folder`."""
+        model = self.model.model_copy(update={"file": folder / self.model.file})
+        record = self.record and self.record.model_copy(update={"folder": folder / self.record.folder})
+        config = self.model_copy(update={"model": model, "record": record})
+        config._folder = folder
+        return config
 
     @model_validator(mode="before")
     @classmethod

@@ -90,14 +90,13 @@ def parse_config(data: Mapping[str, Any], *, base: Path | None = None, where: An
         keys = _without_tags(first["loc"], data)
         raise fail(keys, _remedy(first, keys)) from None
     try:
-        load_policy(config.policy)
+        load_policy(config.policy, folder=base or Path())
         load_score(config.score, config.model.output_kind)
     except PolicyConfigError as error:
         keys = [*error.key.split(".")] if error.key else ["policy"]
         text = str(error).removeprefix(f"{error.key}: ")
         raise fail(keys, text) from error
-    file = (base or Path()) / config.model.file
-    return config.model_copy(update={"model": config.model.model_copy(update={"file": file})})
+    return config.in_folder(base or Path())
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import structlog
 from prometheus_client import CollectorRegistry, start_http_server
 
-from escalade.policies import load_policy, load_score
+from escalade.policies import Policy, PolicyConfigError, load_policy, load_score
+from escalade.policies.combinator import listens
 from escalade.tiers.config import TierConfig, TierName, host_port
 from escalade.tiers.config_file import load_config, parse_config
 from escalade.tiers.errors import ConfigError
@@ -20,6 +21,8 @@ from escalade.tiers.head import Head
 from escalade.tiers.logs import configure_logs
 from escalade.tiers.metrics import TierMetrics
 from escalade.tiers.model import OnnxModel
+from escalade.tiers.record import Recorder
+from escalade.tiers.retuning import Window, retune_forever
 from escalade.tiers.tier import Tier
 from escalade.tiers.wire.server import GrpcServer
 from escalade.tiers.wire.servicer import InferenceServicer
@@ -43,6 +46,8 @@ class Service:
     """
 
     tier_name: ClassVar[TierName]
+    retune_seconds: ClassVar[float] = 5.0
+    """How often a policy that has a slow loop is told how the tier fares."""
 
     def __init__(self, config: TierConfig) -> None:
         if config.tier != self.tier_name:
@@ -57,6 +62,8 @@ class Service:
         self._servicer: InferenceServicer | None = None
         self._server: GrpcServer | None = None
         self._metrics_server: Any = None
+        self._retuning: asyncio.Task[None] | None = None
+        self._recorder: Recorder | None = None
 
     @classmethod
     def from_config(cls, config: TierConfig | Mapping[str, Any] | str | Path) -> Self:
@@ -97,6 +104,7 @@ class Service:
         if not structlog.is_configured():  # an application that has its own logging keeps it
             configure_logs(config.log)
         model = OnnxModel(config.model)
+        policy = _policy(config, model.sha256)
         score = load_score(config.score, config.model.output_kind, temperature=config.model.temperature)
         head = Head(model, config.model.temperature, score)
         metrics = TierMetrics(self.tier_name, model.name)
@@ -111,11 +119,14 @@ class Service:
                 metrics=metrics,
                 max_message_bytes=config.limits.max_message_bytes,
             )
+        if config.record:
+            facts = {"model": model.name, "sha256": model.sha256, "policy": config.policy, "score": config.score}
+            self._recorder = Recorder(config.record, {"tier": self.tier_name, **facts})
         self._tier = Tier(
             self.tier_name,
             model,
             head,
-            load_policy(config.policy),
+            policy,
             link,
             batching=config.batching,
             limits=config.limits,
@@ -123,7 +134,11 @@ class Service:
             upstream_reserve_s=upstream.reserve_ms / 1e3 if upstream else 0.0,
             upstream_timeout_s=upstream.timeout_ms / 1e3 if upstream else 0.0,
             upstream_max_batch=upstream.max_batch if upstream else 1,
+            recorder=self._recorder,
         )
+        if listens(policy, "retune"):
+            slow_loop = retune_forever(policy, Window(metrics), self.retune_seconds, self._tier.policy_failed)
+            self._retuning = asyncio.create_task(slow_loop)
         log.info(
             "model ready",
             tier=self.tier_name,
@@ -185,7 +200,14 @@ class Service:
         if self._server:
             await self._server.stop(max(0.0, stop - time.monotonic()))
             self._server = None
+        if self._retuning:
+            self._retuning.cancel()
+            await asyncio.gather(self._retuning, return_exceptions=True)
+            self._retuning = None
         await self._tier.close()
+        if self._recorder:
+            await asyncio.to_thread(self._recorder.close)
+            self._recorder = None
         if self._metrics_server:
             await asyncio.to_thread(self._metrics_server.shutdown)
             self._metrics_server.server_close()
@@ -200,6 +222,18 @@ class Service:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _policy(config: TierConfig, sha256: str) -> Policy:
+    try:
+        policy = load_policy(config.policy, folder=config.folder)
+    except PolicyConfigError as error:
+        raise ConfigError(error.message, key=error.key) from error
+    try:
+        policy.check_model(sha256)
+    except ValueError as error:
+        raise ConfigError(f"does not decide for this model: {error}", key="policy") from error
+    return policy
 
 
 def _serve_metrics(metrics: TierMetrics, address: str) -> Any:

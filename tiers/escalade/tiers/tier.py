@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import structlog
 
-from escalade.policies import Action, Batch, Context, Policy
-from escalade.tiers.answer import Answer, Hop, Row, merge_rows
+from escalade.policies import Action, Batch, Context, Decisions, Feedback, Policy
+from escalade.tiers.answer import NO_LABEL, Answer, Hop, Row, merge_rows
 from escalade.tiers.batcher import Batcher
 from escalade.tiers.config import BatchingConfig, LimitsConfig
 from escalade.tiers.deadline import upstream_budget_s
@@ -36,6 +36,7 @@ from escalade.tiers.errors import (
     TooLargeError,
     UpstreamError,
 )
+from escalade.tiers.followers import Followers, Watch
 from escalade.tiers.metrics import TierMetrics
 from escalade.tiers.upstream import Gatherer, Upstream
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
     from escalade.tiers.head import Head
     from escalade.tiers.model import OnnxModel
+    from escalade.tiers.record import Recorder
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +55,17 @@ FOREVER = float("inf")
 ACCEPT, ESCALATE, DEFER, ABSTAIN = Action.ACCEPT, Action.ESCALATE, Action.DEFER, Action.ABSTAIN
 ONLY_ROW = np.zeros(1, np.intp)
 _ACTION_NAMES = {action: action.name.lower() for action in Action}
+
+
+class _Request:
+    """One request on its way through the tier."""
+
+    __slots__ = ("deadline", "shared", "started", "watch", "x")
+
+    def __init__(self, x: NDArray[Any], started: float, deadline: float) -> None:
+        self.x, self.started, self.deadline = x, started, deadline
+        self.shared = False  # whether it went through the batcher, and is counted as pending there
+        self.watch: Watch | None = None
 
 
 class Tier:
@@ -74,6 +87,8 @@ class Tier:
         Seconds, monotonic. Deadlines are given in its time.
     uniform:
         The random number that a policy may use.
+    recorder:
+        Keeps what was decided and what came of it; closed by who made it.
     """
 
     def __init__(
@@ -92,12 +107,14 @@ class Tier:
         upstream_max_batch: int = 64,
         clock: Callable[[], float] = time.monotonic,
         uniform: Callable[[], float] = random.random,
+        recorder: Recorder | None = None,
     ) -> None:
         self.name, self.model, self.policy = name, model, policy
+        self._followers = Followers.of(policy, recorder, self.policy_failed)
         self.metrics = metrics or TierMetrics(name, model.name)
         self.metrics.queue_depth = lambda: self._pending
         self.draining = False
-        head.on_score_error = self._policy_failed
+        head.on_score_error = self.policy_failed
         self._head, self._clock, self._uniform = head, clock, uniform
         self._reserve_s, self._timeout_s = upstream_reserve_s, upstream_timeout_s
         self._max_queue, self._max_rows = limits.max_queue, limits.max_rows
@@ -142,16 +159,21 @@ class Tier:
 
     def begin(self, x: NDArray[Any], deadline: float = FOREVER) -> Row | Answer | Awaitable[Row | Answer]:
         """Return the answer itself when it is ready at once, else an awaitable of it; raises as `infer`."""
-        started = self._clock()
+        request = _Request(x, self._clock(), deadline)
         try:
-            rows = self._admit(x, started, deadline)
+            rows = self._admit(x, request.started, deadline)
             if rows > self._inline_rows:
-                return self._run_later(x, started, deadline)
+                return self._run_later(request)
             self.metrics.batch_rows.observe(rows)
-            return self._settle(x, self.model.run(x), started, deadline)
+            return self._settle(request, self.model.run(x))
         except EscaladeError as error:
             self.metrics.requests[error.outcome] += 1
             raise
+
+    def observe(self, feedback: Feedback) -> None:
+        """Give the policy feedback from elsewhere, such as the labels of an audit; what it raises is counted."""
+        if self._followers is not None:
+            self._followers.observe(feedback)
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse what is new and wait, at most so long, until what was accepted is answered."""
@@ -197,12 +219,13 @@ class Tier:
             return False
         return all(want in (-1, got) for want, got in zip(self._one_row[1:], shape[1:], strict=True))
 
-    async def _run_later(self, x: NDArray[Any], started: float, deadline: float) -> Row | Answer:
+    async def _run_later(self, request: _Request) -> Row | Answer:
         """Answer by way of the batcher."""
+        request.shared = True
         self._pending += 1  # until it is answered: on its way upward too
         try:
-            outputs = await self._batcher.submit(x, deadline)
-            result = self._settle(x, outputs, started, deadline, shared=True)
+            outputs = await self._batcher.submit(request.x, request.deadline)
+            result = self._settle(request, outputs)
             return result if isinstance(result, (Row, Answer)) else await result
         except EscaladeError as error:
             self.metrics.requests[error.outcome] += 1
@@ -213,58 +236,69 @@ class Tier:
         finally:
             self._leave()
 
-    def _settle(
-        self, x: NDArray[Any], outputs: list[NDArray[Any]], started: float, deadline: float, *, shared: bool = False
-    ) -> Row | Answer | Awaitable[Row | Answer]:
+    def _settle(self, request: _Request, outputs: list[NDArray[Any]]) -> Row | Answer | Awaitable[Row | Answer]:
         """Score and decide; return the answer, or the way upward."""
-        metrics = self.metrics
+        x, metrics = request.x, self.metrics
         if len(x) == 1:
             posterior, label, score = self._head.one(outputs)
-            now = self._clock()
-            action = self._decide_one(score, posterior, x.nbytes, now, deadline)
-            elapsed_s = now - started
+            action, now = self._decide_one(request, posterior, label, score)
+            elapsed_s = now - request.started
             if action is ACCEPT and posterior is not None:
                 metrics.accepted_row(elapsed_s, score)
-                return Row(self.name, posterior, label, score, (Hop(self.name, elapsed_s * 1e3),))
+                row = Row(self.name, posterior, label, score, (Hop(self.name, elapsed_s * 1e3),))
+                if request.watch is not None:
+                    request.watch.finished(row, elapsed_s * 1e3)
+                return row
             metrics.local_s.observe(elapsed_s)
             if score > -FOREVER:
                 metrics.score.observe(score)
             if action is ESCALATE and posterior is not None and self._gatherer is not None:
                 metrics.actions["escalate"] += 1
-                own = Row(self.name, posterior, label, score, ())
-                return self._escalate_row(x, own, started, deadline, self._gatherer, shared)
+                return self._escalate_row(request, Row(self.name, posterior, label, score, ()), self._gatherer)
             answer = self._answer_one(posterior, label, score, outputs)
             actions = np.array([action], np.int8)
         else:
-            answer, actions = self._decide_many(x, outputs, started, deadline)
+            answer, actions = self._decide_many(request, outputs)
         for action in Action:
             metrics.actions[_ACTION_NAMES[action]] += int(np.count_nonzero(actions == action))
         if answer.label is not None:
-            answer.label[actions == ABSTAIN] = -1
+            answer.label[actions == ABSTAIN] = NO_LABEL
         if (deferred := actions == DEFER).any():
             self._degrade(answer, deferred, "no_outbox")
-        up = actions == ESCALATE
+        up = self._going_up(actions, answer)
         if not up.any():
-            return self._finish(answer, started)
-        if answer.outputs is not None:
-            up[:] = True  # the parts of two raw answers need not fit together: a request goes whole
+            return self._finish(request, answer)
         if self._gatherer is None:
             self._degrade(answer, up, "no_upstream")
-            return self._finish(answer, started)
-        return self._escalate(x, up, answer, started, deadline, self._gatherer, shared)
+            return self._finish(request, answer)
+        return self._escalate(request, up, answer, self._gatherer)
+
+    def _going_up(self, actions: NDArray[np.int8], answer: Answer) -> NDArray[np.bool_]:
+        """Return which rows go up: all or none of a raw model's, since parts of two such answers need not fit."""
+        up: NDArray[np.bool_] = actions == ESCALATE
+        if answer.outputs is not None and up.any():
+            up[:] = True
+        return up
 
     def _decide_one(
-        self, score: float, posterior: list[float] | None, bytes_up: int, now: float, deadline: float
-    ) -> Action:
-        """Decide on a single row in plain Python numbers."""
+        self, request: _Request, posterior: list[float] | None, label: int, score: float
+    ) -> tuple[Action, float]:
+        """Decide on a single row in plain Python numbers; return the action and the time."""
+        now = self._clock()
         above_ms = self._gatherer.latency_ms if self._gatherer else FOREVER
+        remaining_ms = (request.deadline - now) * 1e3
         # Positional: time_s, uniform, remaining_ms, bytes_up, upstream_ms, posterior.
-        context = Context(self._epoch + now, self._uniform(), (deadline - now) * 1e3, bytes_up, above_ms, posterior)
+        context = Context(self._epoch + now, self._uniform(), remaining_ms, request.x.nbytes, above_ms, posterior)
         try:
             action = self.policy.decide_one(score, context)
-            return action if action is ACCEPT else Action(action)
+            if action is not ACCEPT:
+                action = Action(action)
         except Exception as error:  # noqa: BLE001  # a user's policy may raise anything and must not stop the tier
-            return self._policy_failed(error)
+            action = self.policy_failed(error)
+        if self._followers is not None:
+            can_ask = self._gatherer is not None and remaining_ms > 0
+            request.watch = self._followers.decided_one(score, context, action, can_ask=can_ask, label=label, at=now)
+        return action, now
 
     def _answer_one(
         self, posterior: list[float] | None, label: int, score: float, outputs: list[NDArray[Any]]
@@ -274,14 +308,12 @@ class Tier:
         outputs_by_name = dict(zip(self.model.output_names, outputs, strict=True))
         return Answer(np.array([score], np.float32), [self.name], np.array([False]), outputs=outputs_by_name)
 
-    def _decide_many(
-        self, x: NDArray[Any], outputs: list[NDArray[Any]], started: float, deadline: float
-    ) -> tuple[Answer, NDArray[np.int8]]:
+    def _decide_many(self, request: _Request, outputs: list[NDArray[Any]]) -> tuple[Answer, NDArray[np.int8]]:
         """Decide on the rows of a request as arrays."""
         posterior, label, score = self._head.many(outputs)
-        rows = len(x)
+        rows, deadline = len(request.x), request.deadline
         now = self._clock()
-        self.metrics.local_s.observe(now - started)
+        self.metrics.local_s.observe(now - request.started)
         for value in score[np.isfinite(score)].tolist():
             self.metrics.score.observe(value)
         answer = Answer(
@@ -298,73 +330,79 @@ class Tier:
             time_s=self._epoch + now,
             uniform=[self._uniform() for _ in range(rows)],
             remaining_ms=(deadline - now) * 1e3,
-            bytes_up=x.nbytes // rows,
+            bytes_up=request.x.nbytes // rows,
             upstream_ms=self._gatherer.latency_ms if self._gatherer else FOREVER,
         )
         try:
-            actions = np.asarray(self.policy.decide(batch).action)
+            decided = self.policy.decide(batch)
+            actions = np.asarray(decided.action)
             if actions.shape != (rows,) or not np.isin(actions, list(Action)).all():
                 raise ValueError(f"decide returned actions {actions!r} for {rows} rows")
         except Exception as error:  # noqa: BLE001  # as above
-            return answer, np.full(rows, self._policy_failed(error), np.int8)
+            actions = np.full(rows, self.policy_failed(error), np.int8)
+            decided = Decisions.of(actions)
+        if self._followers is not None:
+            up = self._going_up(actions, answer) & (self._gatherer is not None and deadline > now)
+            request.watch = self._followers.decided_many(batch, decided, up, label, now)
         return answer, actions
 
-    def _policy_failed(self, error: Exception) -> Action:
-        """Count it, say it once in a while, and trust the tier above more than a broken policy."""
+    def policy_failed(self, error: Exception) -> Action:
+        """Count it, say it once in a while, and return what to do: trust the tier above more than a broken policy."""
         self.metrics.policy_errors += 1
         count = self.metrics.policy_errors
         if count & (count - 1) == 0:
-            log.error("policy failed; escalating", tier=self.name, error=repr(error), errors_so_far=count)
+            log.error("policy failed", tier=self.name, error=repr(error), errors_so_far=count)
         return ESCALATE
 
-    async def _escalate(
-        self,
-        x: NDArray[Any],
-        up: NDArray[np.bool_],
-        answer: Answer,
-        started: float,
-        deadline: float,
-        gatherer: Gatherer,
-        shared: bool,
-    ) -> Answer:
+    async def _escalate(self, request: _Request, up: NDArray[np.bool_], answer: Answer, gatherer: Gatherer) -> Answer:
         """Ask the tier above about the rows `up`; keep this tier's answer, degraded, where it gives none."""
+        path: tuple[Hop, ...] = ()
         try:
-            with self._asking(deadline, counted=shared) as last:
-                parts = await gatherer.infer(x if up.all() else x[up], last)
+            with self._asking(request) as last:
+                parts = await gatherer.infer(request.x if up.all() else request.x[up], last)
             path, unused = merge_rows(answer, np.flatnonzero(up), parts)
             if unused.any():
                 self._degrade(answer, unused, "bad_answer")
+            if request.watch is not None:
+                request.watch.answered_above(answer, path, self._clock(), up)
         except UpstreamError as error:
             self._degrade(answer, up, error.reason)
-            path = ()
-        return self._finish(answer, started, path)
+            if request.watch is not None:
+                request.watch.unanswered()
+        return self._finish(request, answer, path)
 
-    async def _escalate_row(
-        self, x: NDArray[Any], own: Row, started: float, deadline: float, gatherer: Gatherer, shared: bool
-    ) -> Row | Answer:
+    async def _escalate_row(self, request: _Request, own: Row, gatherer: Gatherer) -> Row | Answer:
         """The same for a request of one row, and nothing to merge when all goes well."""
+        path: tuple[Hop, ...] = ()
         try:
-            with self._asking(deadline, counted=shared) as last:
-                above = (await gatherer.infer(x, last))[0] if shared else await gatherer.infer_now(x, last)
+            with self._asking(request) as last:
+                above: Row | Answer
+                if request.shared:
+                    (above,) = await gatherer.infer(request.x, last)
+                else:
+                    above = await gatherer.infer_now(request.x, last)
             if isinstance(above, Row) and len(above.posterior) == len(own.posterior):
-                elapsed_s = self._clock() - started
-                self.metrics.total_s.observe(elapsed_s)
-                self.metrics.requests["answered"] += 1
-                return above._replace(path=(Hop(self.name, elapsed_s * 1e3), *above.path))
+                if request.watch is not None:
+                    request.watch.answered_above(above, above.path, self._clock())
+                return self._finish_row(request, above)
             answer = own.answer()
             path, unused = merge_rows(answer, ONLY_ROW, [above.answer() if isinstance(above, Row) else above])
             if unused.any():
                 self._degrade(answer, unused, "bad_answer")
+            if request.watch is not None:
+                request.watch.answered_above(answer, path, self._clock())
         except UpstreamError as error:
-            answer, path = own.answer(), ()
+            answer = own.answer()
             self._degrade(answer, np.array([True]), error.reason)
-        return self._finish(answer, started, path)
+            if request.watch is not None:
+                request.watch.unanswered()
+        return self._finish(request, answer, path)
 
     @contextmanager
-    def _asking(self, deadline: float, *, counted: bool) -> Iterator[float]:
+    def _asking(self, request: _Request) -> Iterator[float]:
         """Time a request's way upward, and count it unless it is; gives the latest time for the answer."""
-        now = self._clock()
-        budget_s = upstream_budget_s(deadline - now, self._reserve_s, self._timeout_s)
+        now, counted = self._clock(), request.shared
+        budget_s = upstream_budget_s(request.deadline - now, self._reserve_s, self._timeout_s)
         self._pending += not counted
         try:
             if budget_s <= 0:
@@ -383,13 +421,24 @@ class Tier:
         answer.reason = reason
         self.metrics.degraded[reason] = self.metrics.degraded.get(reason, 0) + int(np.count_nonzero(rows))
 
-    def _finish(self, answer: Answer, started: float, above: tuple[Hop, ...] = ()) -> Answer:
+    def _finish(self, request: _Request, answer: Answer, above: tuple[Hop, ...] = ()) -> Answer:
         """Note this hop's time and count the request."""
-        elapsed_s = self._clock() - started
+        elapsed_s = self._clock() - request.started
         answer.path = (Hop(self.name, elapsed_s * 1e3), *above)
         self.metrics.total_s.observe(elapsed_s)
         self.metrics.requests["degraded" if answer.reason else "answered"] += 1
+        if request.watch is not None:
+            request.watch.finished(answer, elapsed_s * 1e3)
         return answer
+
+    def _finish_row(self, request: _Request, above: Row) -> Row:
+        """The same for a row that the tier above answered."""
+        elapsed_s = self._clock() - request.started
+        self.metrics.total_s.observe(elapsed_s)
+        self.metrics.requests["answered"] += 1
+        if request.watch is not None:
+            request.watch.finished(above, elapsed_s * 1e3)
+        return above._replace(path=(Hop(self.name, elapsed_s * 1e3), *above.path))
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:

@@ -1,0 +1,1 @@
+"""`escalade policy` and `escalade record`: fit, certify, judge, explain policies on recorded data."""

@@ -1,0 +1,111 @@
+"""Who follows a request besides its caller: a policy that learns, and the recorder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from escalade.tiers.answer import Row
+from escalade.tiers.learning import Asked, Learning
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from escalade.policies import Action, Batch, Context, Decisions, Feedback, Policy
+    from escalade.tiers.answer import Answer, Hop
+    from escalade.tiers.record import Note, Recorder
+
+
+class Watch:
+    """What the followers are told of one request after it was decided."""
+
+    __slots__ = ("_asked", "_note")
+
+    def __init__(self, asked: Asked | None, note: Note | None) -> None:
+        self._asked, self._note = asked, note
+
+    def answered_above(
+        self, answer: Row | Answer, path: Sequence[Hop], now: float, rows: NDArray[np.bool_] | None = None
+    ) -> None:
+        """Say that the tier above answered these rows, by default all, and which way they took."""
+        labels: Any
+        tiers: Sequence[str]
+        if isinstance(answer, Row):
+            labels, tiers = answer.label, [answer.tier]
+        else:
+            labels, tiers = answer.label, answer.tier
+            if rows is not None:
+                labels = None if labels is None else labels[rows]
+                tiers = [tier for tier, went in zip(tiers, rows.tolist(), strict=True) if went]
+        if self._note is not None:
+            self._note.answered_above(rows)
+        if self._asked is not None:
+            self._asked.answered(labels, tiers, path, now)
+
+    def unanswered(self) -> None:
+        """Say that the tier above was to be asked and gave no answer."""
+        if self._asked is not None:
+            self._asked.unanswered()
+
+    def finished(self, answer: Row | Answer, elapsed_ms: float) -> None:
+        """Say that the request is answered."""
+        if self._note is None:
+            return
+        if isinstance(answer, Row):
+            self._note.finished([answer.tier], elapsed_ms, [answer.label], [answer.posterior])
+        else:
+            self._note.finished(answer.tier, elapsed_ms, answer.label, answer.posterior, answer.degraded, answer.reason)
+
+
+class Followers:
+    """Tells the followers what is decided, before it is done.
+
+    Parameters
+    ----------
+    policy:
+        The tier's.
+    recorder:
+        Keeps what is decided and what comes of it.
+    failed:
+        Called with what the policy raises when it is told.
+    """
+
+    @classmethod
+    def of(cls, policy: Policy, recorder: Recorder | None, failed: Callable[[Exception], object]) -> Followers | None:
+        """Return None where nobody follows: then a request pays nothing for it."""
+        learning = Learning.of(policy, failed)
+        return cls(policy, learning, recorder) if learning is not None or recorder is not None else None
+
+    def __init__(self, policy: Policy, learning: Learning | None, recorder: Recorder | None) -> None:
+        self._policy, self._learning, self._recorder = policy, learning, recorder
+
+    def decided_one(
+        self, score: float, context: Context, action: Action, *, can_ask: bool, label: int, at: float
+    ) -> Watch:
+        """Say what is decided on a request of one row; `can_ask`: whether it can go up at all."""
+        note = asked = None
+        if self._recorder is not None:
+            note = self._recorder.note_one(self._policy, score, context, action, label)
+        if self._learning is not None:
+            asked = self._learning.did_one(score, context, action, can_ask=can_ask, label=label, at=at)
+        return Watch(asked, note)
+
+    def decided_many(
+        self,
+        batch: Batch,
+        decided: Decisions,
+        up: NDArray[np.bool_],
+        label: NDArray[np.int64] | None,
+        at: float,
+    ) -> Watch:
+        """Say the same of the rows of a request, of which those in `up` really go up."""
+        note = None if self._recorder is None else self._recorder.note(batch, decided, label)
+        asked = None if self._learning is None else self._learning.did_many(batch, decided, up, label, at)
+        return Watch(asked, note)
+
+    def observe(self, feedback: Feedback) -> None:
+        """Give the policy feedback from elsewhere."""
+        if self._learning is not None:
+            self._learning.observe(feedback)

@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test setup protos lint bench peers interop clean help
+.PHONY: demo test setup protos lint bench bench-policies peers interop clean help
 
 help:            ## show this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -36,6 +36,12 @@ lint: setup      ## ruff, mypy --strict, import-linter, fresh generated code
 
 bench: setup     ## the benchmarks B1 to B4, as ratios against the bare libraries
 	$(BIN)/python -m benchmarks.run
+
+DATA ?= ../shared/data
+bench-policies: setup ## guarantees, learners and the cost of a decision; DATA=... holds the public traces
+	$(BIN)/python -m benchmarks.policy_speed
+	$(BIN)/python -m benchmarks.guarantee --data $(DATA)
+	$(BIN)/python -m benchmarks.learning --data $(DATA)
 
 interop: setup .venvs/mlserver/.ready ## an edge node above which stands MLServer, in an environment of its own
 	$(BIN)/python -m pytest tests/e2e/test_interop_mlserver.py

@@ -117,6 +117,24 @@ def test_the_client_example_runs(place: Path) -> None:
         endpoint.communicate(timeout=30)
 
 
+def test_the_policy_commands_print_what_they_say(tmp_path: Path) -> None:
+    """On the public trace, where it is: every line that the README shows."""
+    data = Path(os.environ.get("ESCALADE_DATA", ROOT.parent / "shared" / "data"))
+    if not (data / "traces" / "fashion.npz").is_file():
+        pytest.skip("needs the public traces: set ESCALADE_DATA to their folder")
+    (tmp_path / "fashion.npz").symlink_to(data / "traces" / "fashion.npz")
+    (tmp_path / "risk.yaml").write_text("{name: RiskControlled, alpha: 0.02}")
+    (block,) = [one for one in re.findall(r"^```\n(.*?)^```", README, re.M | re.S) if "$ escalade policy" in one]
+    for part in block.split("$ ")[1:]:
+        command, *lines = part.splitlines()
+        ran = subprocess.run(
+            shlex.split(command), cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+        )
+        assert ran.returncode == 0, ran.stderr
+        for line in lines:
+            assert line in ran.stdout + ran.stderr
+
+
 def test_the_policy_example_is_the_shipped_one_and_keeps_the_rules() -> None:
     """The README shows examples/my_policy.py, of about twenty lines, and check_policy passes it."""
     source = (ROOT / "examples" / "my_policy.py").read_text()

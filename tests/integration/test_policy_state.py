@@ -13,7 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from escalade.policies import Batch, Decisions, Policy, SloController, Telemetry, save_state
+from escalade.policies import (
+    Batch,
+    Decisions,
+    Policy,
+    RiskControlled,
+    SloController,
+    Telemetry,
+    Trace,
+    save_state,
+    softmax,
+)
 from escalade.tiers import Client, EdgeNode
 from escalade.tiers.errors import ConfigError
 
@@ -83,6 +93,22 @@ async def test_a_policy_made_for_another_model_does_not_start(folder: Path) -> N
     lines = [line for line in outcome.stderr.splitlines() if not line.startswith("{")]
     assert len(lines) == 1
     assert "tier.yaml:3: policy: does not decide for this model: certify it again" in lines[0]
+
+
+async def test_thresholds_of_another_score_do_not_start(folder: Path) -> None:
+    """A certificate on `max_prob` promises nothing where the tier decides on the margin, in a combinator too."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 2000)
+    tiers = [softmax(skill * np.eye(4)[labels] + rng.normal(size=(2000, 4))) for skill in (2.0, 4.0)]
+    save_state(folder / "risk.npz", RiskControlled(alpha=0.05).fit(Trace.of(tiers, labels)))
+    policy = "{name: Budgeted, share: 0.5, policy: {name: RiskControlled, alpha: 0.05, state: risk.npz}}"
+    (folder / "tier.yaml").write_text(YAML.format(policy=policy))
+    async with EdgeNode.from_config(folder / "tier.yaml"):
+        pass
+    (folder / "tier.yaml").write_text(YAML.format(policy=policy) + "score: margin\n")
+    with pytest.raises(ConfigError, match=r"does not fit the tier: .*'max_prob', the tier's is 'margin'"):
+        async with EdgeNode.from_config(folder / "tier.yaml"):
+            pass
 
 
 async def test_a_budget_holds_over_the_wire(start: Start) -> None:

@@ -93,6 +93,11 @@ class Combinator(Policy):
         for part in self.parts.values():
             part.check_model(sha256)
 
+    def check_score(self, name: str) -> None:
+        """Ask every part; ValueError from the first that refuses."""
+        for part in self.parts.values():
+            part.check_score(name)
+
     def own_state(self) -> dict[str, Any]:
         """Return what this policy itself has learnt; override it with `load_own_state`."""
         return {}

@@ -125,6 +125,15 @@ class Policy(ABC):
             Digest of the exact bytes of the tier's own model, 64 hexadecimal digits.
         """
 
+    def check_score(self, name: str) -> None:  # noqa: B027  # optional
+        """Raise ValueError if this policy's thresholds are of another score than the tier computes.
+
+        Parameters
+        ----------
+        name
+            The tier's ``score``, as its configuration names it.
+        """
+
     def state_dict(self) -> dict[str, Any]:
         """Return what the policy has learnt, as arrays and scalars; parameters are not part of it."""
         return {}

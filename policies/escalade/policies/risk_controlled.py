@@ -212,6 +212,11 @@ class RiskControlled(FittedPolicy):
         """Return the certificate, thresholds included, as JSON text; empty before the fit."""
         return {} if self._certificate is None else {"certificate": self._certificate.to_json()}
 
+    def check_score(self, name: str) -> None:
+        """Refuse a tier with another score: its numbers mean something else."""
+        if name != self.score:
+            raise ValueError(f"its thresholds are of the score '{self.score}', the tier's is '{name}'; make them one")
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a fit; ValueError if it was changed since, or promises something else than is asked."""
         if not state and self._certificate is None:

@@ -183,6 +183,11 @@ class TargetThreshold(FittedPolicy):
             return {}
         return {"thresholds": self._limits.copy(), **self._numbers, "warning": self.warning}
 
+    def check_score(self, name: str) -> None:
+        """Refuse a tier with another score: its numbers mean something else."""
+        if name != self.score:
+            raise ValueError(f"its thresholds are of the score '{self.score}', the tier's is '{name}'; make them one")
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a fit; ValueError if it is none, or one for another target."""
         if not state and not self.fitted:

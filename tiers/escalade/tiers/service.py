@@ -233,6 +233,10 @@ def _policy(config: TierConfig, sha256: str) -> Policy:
         policy.check_model(sha256)
     except ValueError as error:
         raise ConfigError(f"does not decide for this model: {error}", key="policy") from error
+    try:
+        policy.check_score(config.score)
+    except ValueError as error:
+        raise ConfigError(f"does not fit the tier: {error}", key="policy") from error
     return policy
 
 

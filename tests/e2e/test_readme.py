@@ -124,7 +124,8 @@ def test_the_policy_commands_print_what_they_say(tmp_path: Path) -> None:
         pytest.skip("needs the public traces: set ESCALADE_DATA to their folder")
     (tmp_path / "fashion.npz").symlink_to(data / "traces" / "fashion.npz")
     (tmp_path / "risk.yaml").write_text("{name: RiskControlled, alpha: 0.02}")
-    (block,) = [one for one in re.findall(r"^```\n(.*?)^```", README, re.M | re.S) if "$ escalade policy" in one]
+    _, _, rest = README.partition("```\n$ escalade policy")
+    block = "$ escalade policy" + rest.partition("```")[0]
     for part in block.split("$ ")[1:]:
         command, *lines = part.splitlines()
         ran = subprocess.run(

@@ -44,6 +44,13 @@ def parser() -> argparse.ArgumentParser:
 
     add_policy(commands)
     add_record(commands)
+    fusion = commands.add_parser("fusion", help="compare the rules that fuse several nodes' views of one event")
+    actions = fusion.add_subparsers(dest="action", required=True, metavar="ACTION")
+    evaluate = actions.add_parser("evaluate", help="accuracy with all nodes well, one noisy, one stuck")
+    evaluate.add_argument(
+        "--data", type=Path, required=True, metavar="FILE", help="z_cal, y_cal, z_test, y_test (.npz)"
+    )
+    evaluate.add_argument("--out", type=Path, required=True, metavar="DIR", help="where fusion.json goes")
 
     demo = commands.add_parser("demo", help="train three models, run seven tiers, compare strategies")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: %(default)s")
@@ -85,6 +92,10 @@ def _run(arguments: argparse.Namespace) -> int:
             from escalade.cli.policy.command import run_policy, run_record
 
             return run_policy(arguments) if arguments.command == "policy" else run_record(arguments)
+        if arguments.command == "fusion":
+            from escalade.cli.fusion import evaluate_file
+
+            return evaluate_file(arguments.data, arguments.out)
         from escalade.cli.demo.command import run_demo
 
         return run_demo(arguments.out)

@@ -51,6 +51,17 @@ def parser() -> argparse.ArgumentParser:
         "--data", type=Path, required=True, metavar="FILE", help="z_cal, y_cal, z_test, y_test (.npz)"
     )
     evaluate.add_argument("--out", type=Path, required=True, metavar="DIR", help="where fusion.json goes")
+    outbox = commands.add_parser("outbox", help="look into a stopped tier's outbox")
+    actions = outbox.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="print what it holds, in the order in which it would be sent")
+    listing.add_argument("file", type=Path, metavar="FILE", help="the SQLite file")
+    listing.add_argument("--limit", type=int, default=20, metavar="N", help="most items to print; default: %(default)s")
+    export = actions.add_parser("export", help="write every item as a line of JSON")
+    export.add_argument("file", type=Path, metavar="FILE")
+    export.add_argument("--out", type=Path, metavar="NEW_FILE", help="default: standard output")
+    export.add_argument("--quarantined", action="store_true", help="the damaged items that were set aside instead")
+    drop = actions.add_parser("drop-quarantine", help="delete the damaged items and files that were set aside")
+    drop.add_argument("file", type=Path, metavar="FILE")
 
     demo = commands.add_parser("demo", help="train three models, run seven tiers, compare strategies")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: %(default)s")
@@ -96,6 +107,14 @@ def _run(arguments: argparse.Namespace) -> int:
             from escalade.cli.fusion import evaluate_file
 
             return evaluate_file(arguments.data, arguments.out)
+        if arguments.command == "outbox":
+            from escalade.cli import outbox
+
+            if arguments.action == "list":
+                return outbox.list_items(arguments.file, arguments.limit)
+            if arguments.action == "export":
+                return outbox.export(arguments.file, arguments.out, quarantined=arguments.quarantined)
+            return outbox.drop_quarantine(arguments.file)
         from escalade.cli.demo.command import run_demo
 
         return run_demo(arguments.out)

@@ -1,0 +1,148 @@
+"""`escalade outbox`: what an outbox holds that no process has open."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from collections import Counter
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any
+
+from escalade.tiers.errors import SetupError
+from escalade.tiers.outbox import PRIORITIES, Leased, OutboxError
+from escalade.tiers.outbox.offline import Offline, offline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def list_items(file: Path, limit: int) -> int:
+    """Print a summary and the first items in the order in which they would be sent; return 0."""
+    with _opened(file) as outbox:
+        depth, size, oldest_s, damaged = Counter[str](), 0, 0.0, 0
+        shown: list[Leased] = []
+        for found in outbox.items():
+            if not isinstance(found, Leased):
+                damaged += 1
+                continue
+            depth[found.item.priority] += 1
+            size += found.item.size
+            oldest_s = max(oldest_s, found.age_s)
+            if len(shown) < limit:
+                shown.append(found)
+        total = sum(depth.values())
+        by_priority = ", ".join(f"{depth[name]} {name}" for name in PRIORITIES)
+        print(f"{file}: {total} items ({by_priority}), {size} bytes, oldest {_age(oldest_s)}")
+        _print_losses(outbox, damaged)
+        if shown:
+            print(f"\n{'seq':>8}  {'priority':8}  {'kind':10}  {'age':>8}  {'tries':>5}  {'bytes':>9}  device/id")
+        for seq, item, attempts, age_s in shown:
+            state = f"{item.priority:8}  {item.kind:10}  {_age(age_s):>8}  {attempts:>5}  {item.size:>9}"
+            print(f"{seq:>8}  {state}  {f'{item.device}/{item.id}'!a:.60}")
+        if total > len(shown):
+            print(f"... and {total - len(shown)} more (--limit)")
+    return 0
+
+
+def export(file: Path, out: Path | None, *, quarantined: bool) -> int:
+    """Write every item as a line of JSON, payloads in base64, to a file or standard output; return 0.
+
+    Raises
+    ------
+    SetupError
+        The outbox or the file cannot be opened.
+    """
+    with _opened(file) as outbox:
+        lines = _quarantined_lines(outbox) if quarantined else _item_lines(outbox)
+        if out is None:
+            count = _write(lines, sys.stdout)
+        else:
+            try:
+                with out.open("x", encoding="utf-8") as stream:
+                    count = _write(lines, stream)
+            except OSError as error:
+                raise SetupError(f"{out}: {error.strerror or error}") from error
+        print(f"{count} items exported; the outbox is as it was", file=sys.stderr)
+    return 0
+
+
+def drop_quarantine(file: Path) -> int:
+    """Delete the damaged items and files that were set aside; return 0."""
+    with _opened(file) as outbox:
+        items, files = outbox.drop_quarantine()
+    print(f"{items} damaged items and {files} damaged files deleted")
+    return 0
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Offline]:
+    try:
+        with offline(file) as outbox:
+            yield outbox
+    except OutboxError as error:
+        raise SetupError(str(error)) from error
+
+
+def _print_losses(outbox: Offline, damaged: int) -> None:
+    counters = outbox.counters()
+    evicted = {name.removeprefix("evicted."): count for name, count in counters.items() if name.startswith("evicted.")}
+    if evicted:
+        print("evicted so far: " + ", ".join(f"{count} {name.replace('.', ' ')}" for name, count in evicted.items()))
+    if damaged:
+        print(f"{damaged} items are damaged; the tier quarantines them when it comes to them")
+    kept = sum(1 for _ in outbox.quarantined())
+    files = outbox.aside_files()
+    if kept or files:
+        names = "".join(f"\n  {name}" for name in files)
+        print(f"quarantine: {kept} items, {len(files)} files (`escalade outbox drop-quarantine` deletes them){names}")
+
+
+def _item_lines(outbox: Offline) -> Iterator[dict[str, Any]]:
+    for found in outbox.items():
+        if isinstance(found, Leased):
+            item = found.item
+            yield {
+                "seq": found.seq,
+                "device": item.device,
+                "id": item.id,
+                "kind": item.kind,
+                "priority": item.priority,
+                "created_s": item.created_s,
+                "age_s": round(found.age_s, 3),
+                "attempts": found.attempts,
+                "provisional": _base64(item.provisional),
+                "payload": _base64(item.payload),
+            }
+        else:
+            yield {"seq": found.seq, "damaged": [_plain(value) for value in found.columns]}
+
+
+def _quarantined_lines(outbox: Offline) -> Iterator[dict[str, Any]]:
+    for seq, item, columns in outbox.quarantined():
+        readable = {"device": item.device, "id": item.id} if item else {}
+        yield {"seq": seq, **readable, "damaged": [_plain(value) for value in columns]}
+
+
+def _write(lines: Iterator[dict[str, Any]], stream: IO[str]) -> int:
+    count = 0
+    for line in lines:
+        stream.write(json.dumps(line) + "\n")
+        count += 1
+    return count
+
+
+def _plain(value: object) -> object:
+    return {"base64": _base64(value)} if isinstance(value, bytes) else value
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

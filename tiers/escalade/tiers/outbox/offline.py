@@ -1,0 +1,99 @@
+"""An outbox that no tier is running on: looked at, copied out, its quarantine emptied."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from escalade.tiers.outbox.database import Database
+from escalade.tiers.outbox.errors import CorruptError, OutboxError, explained
+from escalade.tiers.outbox.item import Item, Leased, from_row
+from escalade.tiers.outbox.lock import FileLock
+from escalade.tiers.outbox.salvage import aside_files, drop_aside_files, finish
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Damaged(NamedTuple):
+    """A row that is not what was stored; its columns as they are."""
+
+    seq: int
+    columns: tuple[Any, ...]
+
+
+class Offline:
+    """A stopped tier's outbox. Made by `offline`; nothing is evicted or repaired by looking."""
+
+    def __init__(self, path: Path, database: Database) -> None:
+        self.path, self._database = path, database
+
+    def items(self) -> Iterator[Leased | Damaged]:
+        """Yield every item in the order in which it would be sent."""
+        known, bad = self._database.known()
+        for entry in sorted(known, key=lambda entry: (entry.rank, entry.seq)):
+            row = self._database.rows([entry.seq])[entry.seq]
+            try:
+                yield Leased(entry.seq, from_row(row), entry.attempts, entry.age_s)
+            except ValueError:
+                yield Damaged(entry.seq, row)
+        for seq, row in self._database.rows(bad).items():
+            yield Damaged(seq, row)
+
+    def quarantined(self) -> Iterator[tuple[int, Item | None, tuple[Any, ...]]]:
+        """Yield rows that were set aside: number, the item if it can be read all the same, columns."""
+        for row in self._database.quarantined():
+            yield row[0], _forgiving(row), row
+
+    def aside_files(self) -> list[Path]:
+        """Return damaged files that were moved aside."""
+        return aside_files(self.path)
+
+    def counters(self) -> dict[str, int]:
+        """Return evictions (`evicted.REASON.PRIORITY`), `quarantined` items and `corrupt_files`, ever."""
+        return dict(self._database.counters())
+
+    def drop_quarantine(self) -> tuple[int, int]:
+        """Delete what was set aside; return how many items and how many files."""
+        return self._database.drop_quarantined(), drop_aside_files(self.path)
+
+
+@contextmanager
+def offline(path: Path) -> Iterator[Offline]:
+    """Open an outbox that no process has open.
+
+    Raises
+    ------
+    OutboxError
+        There is none, a process has it open, or it cannot be read.
+    """
+    if not path.exists() and not path.with_name(f"{path.name}.new").exists():
+        raise OutboxError(f"outbox {path}: no such file")
+    lock = FileLock(path.with_name(f"{path.name}.lock"))
+    lock.acquire()
+    try:
+        finish(path)
+        database = Database(path, now=time.monotonic(), wall_s=time.time())
+        try:
+            yield Offline(path, database)
+        finally:
+            database.close()
+    except CorruptError as error:
+        raise OutboxError(
+            f"outbox {path}: damaged ({error}); the tier moves it aside when it starts, and keeps what it can read"
+        ) from error
+    except (sqlite3.Error, OSError) as error:
+        raise explained(error, path) from error
+    finally:
+        lock.release()
+
+
+def _forgiving(row: tuple[Any, ...]) -> Item | None:
+    """Read a row whatever its checksum says."""
+    try:
+        return Item(str(row[5], "utf-8", "replace"), str(row[6], "utf-8", "replace"), row[8], provisional=row[7])
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,123 @@
+"""What happens to a damaged outbox file: it is moved aside, and what can still be read lives on.
+
+The steps may be cut off by a crash anywhere, and are then finished or begun anew at the next opening:
+rescued rows are collected in `NAME.new`; when it is complete the damaged file, then its WAL, are
+renamed to `NAME.corrupt-TIME`, and `NAME.new` takes the name.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections import Counter
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import structlog
+
+from escalade.tiers.outbox.database import Database, sync_folder
+from escalade.tiers.outbox.errors import CorruptError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from escalade.tiers.outbox.database import Synchronous
+
+log = structlog.get_logger(__name__)
+
+KEPT_FILES = 2
+"""Damaged files kept for a look; older ones are deleted, for they may be as large as the outbox."""
+
+
+def set_aside(path: Path, damaged: Database | None, why: str, *, wall_s: float, synchronous: Synchronous) -> None:
+    """Replace a damaged outbox by a fresh one that holds what can still be read.
+
+    Raises
+    ------
+    OSError, sqlite3.Error
+        The disk does not even take that; the damaged file is where it was.
+    """
+    new = _with(path, ".new")
+    _remove(new)
+    fresh = Database(new, now=0.0, wall_s=wall_s, synchronous=synchronous)
+    try:
+        sound, unsound = _rescue(fresh, path, damaged, wall_s)
+        with fresh.transaction():
+            fresh.count(Counter({"corrupt_files": 1, "quarantined": unsound}))
+        fresh.checkpoint()
+    finally:
+        fresh.close()
+    if damaged is not None:
+        damaged.close()
+    aside = _aside(path, wall_s)
+    for end in ("", "-wal"):
+        with suppress(FileNotFoundError):
+            _with(path, end).rename(_with(aside, end))
+    _with(path, "-shm").unlink(missing_ok=True)
+    new.rename(path)
+    sync_folder(path.parent)
+    log.error(
+        "outbox file is damaged; moved aside", error=why, file=str(path), aside=str(aside), rescued=sound, lost=unsound
+    )
+    for old in aside_files(path)[:-KEPT_FILES]:
+        log.warning("deleting an older damaged outbox file", file=str(old))
+        _remove(old)
+
+
+def finish(path: Path) -> None:
+    """Finish what a crash may have left of `set_aside`."""
+    new = _with(path, ".new")
+    if not new.exists():
+        return
+    if path.exists():
+        _remove(new)
+        return
+    with suppress(FileNotFoundError, IndexError):
+        _with(path, "-wal").rename(_with(aside_files(path)[-1], "-wal"))
+    _with(path, "-wal").unlink(missing_ok=True)
+    new.rename(path)
+    sync_folder(path.parent)
+
+
+def aside_files(path: Path) -> list[Path]:
+    """Return the damaged files kept beside an outbox, oldest first."""
+    found = path.parent.glob(f"{path.name}.corrupt-*")
+    return sorted(file for file in found if not file.name.endswith("-wal"))
+
+
+def drop_aside_files(path: Path) -> int:
+    """Delete the damaged files kept beside an outbox; return how many there were."""
+    files = aside_files(path)
+    for file in files:
+        _remove(file)
+    return len(files)
+
+
+def _rescue(fresh: Database, path: Path, damaged: Database | None, wall_s: float) -> tuple[int, int]:
+    if damaged is not None:
+        return fresh.adopt(damaged)
+    if not path.stat().st_size:
+        return 0, 0
+    try:
+        damaged = Database(path, now=0.0, wall_s=wall_s)
+    except (CorruptError, sqlite3.Error):
+        return 0, 0
+    try:
+        return fresh.adopt(damaged)
+    finally:
+        damaged.close()
+
+
+def _aside(path: Path, wall_s: float) -> Path:
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(wall_s))
+    names = (_with(path, f".corrupt-{stamp}{f'-{n:03}' if n else ''}") for n in range(1000))
+    return next(name for name in names if not name.exists())
+
+
+def _with(path: Path, end: str) -> Path:
+    return path.with_name(path.name + end)
+
+
+def _remove(path: Path) -> None:
+    for end in ("", "-wal", "-shm"):
+        _with(path, end).unlink(missing_ok=True)

@@ -1,0 +1,47 @@
+"""What an outbox tells about itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+EvictionReason = Literal["age", "room"]
+
+
+class Evicted(NamedTuple):
+    """An item that was kept and then given up."""
+
+    device: str
+    id: str
+    reason: EvictionReason
+    """`age`: it grew older than `max_age_s`; `room`: a newer or more urgent item needed its place."""
+    priority: str
+
+
+@dataclass(frozen=True)
+class OutboxStats:
+    """The state of an outbox at one moment; the counters outlive restarts, `refused` and `write_errors` do not."""
+
+    depth: dict[str, int] = field(default_factory=dict)
+    """Items kept, by priority, those in flight included."""
+    in_flight: int = 0
+    bytes: int = 0
+    """As they count against `max_bytes`."""
+    oldest_age_s: float = 0.0
+    evictions: dict[tuple[str, str], int] = field(default_factory=dict)
+    """By (reason, priority)."""
+    quarantined: int = 0
+    """Items that were set aside because they no longer were what had been stored."""
+    corrupt_files: int = 0
+    """Times that the whole file was moved aside."""
+    refused: int = 0
+    """Items for which no room might be made."""
+    write_errors: int = 0
+    """Times that the disk refused a group of items."""
+    trouble: str = ""
+    """Why nothing can be kept at the moment, in one line; empty when all is well."""
+
+    @property
+    def items(self) -> int:
+        """Items kept."""
+        return sum(self.depth.values())

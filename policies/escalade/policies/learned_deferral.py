@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import warnings
 from bisect import bisect_left
-from math import isfinite, nan
+from math import isfinite, nan, sqrt
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -122,7 +123,8 @@ class LearnedDeferral(FittedPolicy):
         TraceError
             If there is no tier above `level`, or fewer than 50 rows.
         FitError
-            If ``cost=None`` and no cost keeps the accuracy of the top tier.
+            If ``cost=None`` and no cost keeps the accuracy of the top tier, to within one standard error; a
+            cost that does within that, but not exactly, is warned of.
         """
         top = trace.tiers - 1
         if self.level >= top:
@@ -161,11 +163,12 @@ class LearnedDeferral(FittedPolicy):
             return _cascade(fits, right, highest, costs, candidate / unit)[0] >= wanted
 
         if not met(0.0):
-            best = _cascade(fits, right, highest, costs, 0.0)[0]
-            raise FitError(
-                f"no cost keeps the top tier's accuracy: {best:.4f} at best against {wanted:.4f}, "
-                f"on {len(right[0])} rows; give a cost, or more rows"
-            )
+            best, rows = _cascade(fits, right, highest, costs, 0.0)[0], len(right[0])
+            found = f"no cost keeps the top tier's accuracy: {best:.4f} at best against {wanted:.4f}, on {rows} rows"
+            if best < wanted - sqrt(wanted * (1.0 - wanted) / rows):
+                raise FitError(f"{found}; give a cost, such as 0.05, or ask the top tier always (AlwaysEscalate)")
+            warnings.warn(f"{found}; that is within chance: fitted with cost 0", stacklevel=3)
+            return 0.0
         return float(CANDIDATES[bisect_left(CANDIDATES, True, key=met)]) / unit
 
     def at_tier(self, level: int) -> LearnedDeferral:

@@ -13,8 +13,6 @@ import os
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
-from zlib import error as ZlibError  # noqa: N812 - an error class that does not call itself one
 
 import numpy as np
 
@@ -138,7 +136,7 @@ def from_json(data: bytes) -> tuple[dict[str, Any], str]:
         return _head(json.loads(data.decode()), array)
     except StateFileError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except Exception as error:
         raise StateFileError(f"is no state file in JSON, or a broken one ({error}); fit the policy again") from error
 
 
@@ -167,8 +165,8 @@ def from_npz(data: bytes) -> tuple[dict[str, Any], str]:
             return _head(json.loads(str(archive["state"])), lambda form: np.array(archive[form["$array"]]))
     except StateFileError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, BadZipFile, ZlibError) as error:
-        raise StateFileError(f"is no state file in npz, or a broken one ({error}); fit the policy again") from error
+    except Exception as error:
+        raise StateFileError("is no state file in npz, or a broken one; fit the policy again") from error
 
 
 _FORMS = {".npz": (to_npz, from_npz), ".json": (to_json, from_json)}

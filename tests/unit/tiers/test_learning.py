@@ -132,7 +132,8 @@ async def test_an_escalation_that_has_no_time_left_is_not_one(make_tier: MakeTie
         assert answer.reason == "deadline"
     assert policy.done == ["ACCEPT"] * 3
     assert upstream.calls == []
-    assert policy.seen == []
+    assert [seen.action.tolist() for seen in policy.seen] == [[0], [0, 0]]
+    assert all((seen.upper == UNKNOWN).all() for seen in policy.seen)
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["alone", "gathered"])
@@ -158,10 +159,44 @@ async def test_of_a_request_of_many_rows_those_that_went_up_come_back(make_tier:
     """Each with its own numbers, in one feedback."""
     policy = Listens()
     await make_tier(FakeUpstream(), policy).infer(rows(SURE, UNSURE, SURE, [0.0, 0.1]))
-    (seen,) = policy.seen
-    assert seen.local.tolist() == [0, 1]
-    assert seen.upper.tolist() == [1, 1]
+    stayed, went = policy.seen
+    assert went.local.tolist() == [0, 1]
+    assert went.upper.tolist() == [1, 1]
+    assert stayed.upper.tolist() == [UNKNOWN, UNKNOWN]
+    assert stayed.action.tolist() == [Action.ACCEPT, Action.ACCEPT]
     assert policy.done == ["ACCEPT", "ESCALATE", "ACCEPT", "ESCALATE"]
+
+
+class Nothing(FakeUpstream):
+    """A tier above whose model answers NaN to everything."""
+
+    async def infer(self, x: NDArray[Any], timeout_s: float) -> Any:
+        answer = await super().infer(x, timeout_s)
+        assert answer.posterior is not None
+        assert answer.label is not None
+        answer.posterior[:], answer.label[:], answer.score[:] = np.nan, -1, -np.inf
+        return answer
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_a_tier_above_that_makes_nothing_of_an_input_is_no_witness(make_tier: MakeTier, count: int) -> None:
+    """Its NaN comes back as no answer, and never as this tier's own label."""
+    policy = Listens()
+    answer = await make_tier(Nothing(), policy).infer(rows(*[UNSURE] * count))
+    assert answer.reason == "bad_answer"
+    (seen,) = policy.seen
+    assert seen.upper.tolist() == [UNKNOWN] * count
+    assert seen.hops.tolist() == [0] * count
+    assert np.isnan(seen.upstream_ms).all()
+
+
+async def test_a_policy_hears_of_what_stayed_here_too(make_tier: MakeTier) -> None:
+    """Its score and its own label; nobody above said anything."""
+    policy = Listens()
+    await make_tier(FakeUpstream(), policy).infer(rows(SURE))
+    (seen,) = policy.seen
+    assert (seen.local.tolist(), seen.upper.tolist(), seen.action.tolist()) == ([0], [UNKNOWN], [Action.ACCEPT])
+    assert seen.score[0] > 0.9
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from escalade.tiers.answer import Row
 from escalade.tiers.learning import Asked, Learning
@@ -26,23 +26,23 @@ class Watch:
     def __init__(self, asked: Asked | None, note: Note | None) -> None:
         self._asked, self._note = asked, note
 
-    def answered_above(
-        self, answer: Row | Answer, path: Sequence[Hop], now: float, rows: NDArray[np.bool_] | None = None
-    ) -> None:
-        """Say that the tier above answered these rows, by default all, and which way they took."""
-        labels: Any
-        tiers: Sequence[str]
-        if isinstance(answer, Row):
-            labels, tiers = answer.label, [answer.tier]
-        else:
-            labels, tiers = answer.label, answer.tier
-            if rows is not None:
-                labels = None if labels is None else labels[rows]
-                tiers = [tier for tier, went in zip(tiers, rows.tolist(), strict=True) if went]
+    def row_answered_above(self, row: Row, now: float) -> None:
+        """Say that the tier above answered the only row."""
         if self._note is not None:
-            self._note.answered_above(rows)
+            self._note.answered_above()
         if self._asked is not None:
-            self._asked.answered(labels, tiers, path, now)
+            self._asked.answered(row.label, [row.tier], row.path, now)
+
+    def answered_above(
+        self, answer: Answer, path: Sequence[Hop], now: float, up: NDArray[np.bool_], unused: NDArray[np.bool_]
+    ) -> None:
+        """Say that the tier above was asked about the rows `up`, answered, and made nothing of those `unused`."""
+        if self._note is not None:
+            self._note.answered_above(up & ~unused)
+        if self._asked is not None:
+            labels = None if answer.label is None else answer.label[up]
+            tiers = [tier for tier, went in zip(answer.tier, up.tolist(), strict=True) if went]
+            self._asked.answered(labels, tiers, path, now, unused[up])
 
     def unanswered(self) -> None:
         """Say that the tier above was to be asked and gave no answer."""

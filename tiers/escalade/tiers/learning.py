@@ -49,31 +49,38 @@ class Asked:
         self._batch, self._propensity, self._label = batch, propensity, label
         self._at, self._observe = at, observe
 
-    def answered(self, label: ArrayLike | None, tiers: Sequence[str], path: Sequence[Hop], now: float) -> None:
-        """Say what the tier above answered: its labels, which tier each is of, and the way that was taken."""
+    def answered(
+        self,
+        label: ArrayLike | None,
+        tiers: Sequence[str],
+        path: Sequence[Hop],
+        now: float,
+        unused: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Say what the tier above answered: its labels, which tier each is of, and the way that was taken.
+
+        Rows that are `unused`, since the tier above made nothing of them, are as good as not answered.
+        """
         names = [hop.tier for hop in path]
-        hops = [names.index(tier) + 1 if tier in names else 1 for tier in tiers]
-        self._tell(UNKNOWN if label is None else label, hops, (now - self._at) * 1e3)
+        hops = np.array([names.index(tier) + 1 if tier in names else 1 for tier in tiers])
+        upper = np.full(len(hops), UNKNOWN) if label is None else np.atleast_1d(np.asarray(label))
+        took_ms = np.full(len(hops), (now - self._at) * 1e3)
+        if unused is not None:
+            upper, hops = np.where(unused, UNKNOWN, upper), np.where(unused, 0, hops)
+            took_ms = np.where(unused, np.nan, took_ms)
+        self._tell(upper, hops, took_ms)
 
     def unanswered(self) -> None:
         """Say that the tier above was asked and gave no answer."""
         self._tell(UNKNOWN, 0, float("nan"))
 
-    def _tell(self, upper: ArrayLike, hops: ArrayLike, upstream_ms: float) -> None:
-        batch = self._batch
-        feedback = Feedback.of(
-            batch.score,
-            local=self._label,
-            action=np.int8(ESCALATE),
-            propensity=self._propensity,
-            upper=upper,
-            hops=hops,
-            posterior=batch.posterior,
-            time_s=batch.time_s,
-            upstream_ms=upstream_ms,
-            device=batch.device,
+    def _tell(self, upper: ArrayLike, hops: ArrayLike, upstream_ms: ArrayLike) -> None:
+        action = np.int8(ESCALATE)
+        self._observe(
+            _feedback(
+                self._batch, self._label, action, self._propensity, upper=upper, hops=hops, upstream_ms=upstream_ms
+            )
         )
-        self._observe(feedback)
 
 
 class Learning:
@@ -107,11 +114,18 @@ class Learning:
         asked = None
         done = ESCALATE if action is ESCALATE and can_ask else ABSTAIN if action is ABSTAIN else ACCEPT
         try:
-            if done is ESCALATE and self._observes:
-                batch = Batch.of_row(score, context)
-                asked = Asked(batch, self._policy.decide(batch).propensity, np.array([label]), at, self.observe)
+            told = None
+            if self._observes:
+                batch, own = Batch.of_row(score, context), np.array([label])
+                propensity = self._policy.decide(batch).propensity
+                if done is ESCALATE:
+                    asked = Asked(batch, propensity, own, at, self.observe)
+                else:
+                    told = _feedback(batch, own, np.int8(done), propensity)
             if self._commits:
                 self._policy.commit_one(score, context, done)
+            if told is not None:
+                self._policy.observe(told)
         except Exception as error:  # noqa: BLE001  # a user's policy may raise anything and must not stop the tier
             self._failed(error)
         return asked
@@ -128,11 +142,14 @@ class Learning:
         asked = None
         here = np.where(decided.action == ABSTAIN, np.int8(ABSTAIN), np.int8(ACCEPT))
         try:
+            own = np.full(len(batch), UNKNOWN) if label is None else label
             if self._observes and up.any():
-                own = np.full(len(batch), UNKNOWN) if label is None else label
                 asked = Asked(batch.take(up), decided.propensity[up], own[up], at, self.observe)
             if self._commits:
                 self._policy.commit(batch, np.where(up, np.int8(ESCALATE), here))
+            if self._observes and not up.all():
+                stay = ~up
+                self._policy.observe(_feedback(batch.take(stay), own[stay], here[stay], decided.propensity[stay]))
         except Exception as error:  # noqa: BLE001  # as above
             self._failed(error)
         return asked
@@ -143,3 +160,19 @@ class Learning:
             self._policy.observe(feedback)
         except Exception as error:  # noqa: BLE001  # as above
             self._failed(error)
+
+
+def _feedback(
+    batch: Batch, label: NDArray[np.int64], action: ArrayLike, propensity: NDArray[np.float64], **outcome: ArrayLike
+) -> Feedback:
+    """Return what became of these rows; without an outcome nobody above was asked."""
+    return Feedback.of(
+        batch.score,
+        local=label,
+        action=action,
+        propensity=propensity,
+        posterior=batch.posterior,
+        time_s=batch.time_s,
+        device=batch.device,
+        **outcome,
+    )

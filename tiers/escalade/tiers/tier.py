@@ -364,7 +364,7 @@ class Tier:
             if unused.any():
                 self._degrade(answer, unused, "bad_answer")
             if request.watch is not None:
-                request.watch.answered_above(answer, path, self._clock(), up)
+                request.watch.answered_above(answer, path, self._clock(), up, unused)
         except UpstreamError as error:
             self._degrade(answer, up, error.reason)
             if request.watch is not None:
@@ -383,14 +383,14 @@ class Tier:
                     above = await gatherer.infer_now(request.x, last)
             if isinstance(above, Row) and len(above.posterior) == len(own.posterior):
                 if request.watch is not None:
-                    request.watch.answered_above(above, above.path, self._clock())
+                    request.watch.row_answered_above(above, self._clock())
                 return self._finish_row(request, above)
             answer = own.answer()
             path, unused = merge_rows(answer, ONLY_ROW, [above.answer() if isinstance(above, Row) else above])
             if unused.any():
                 self._degrade(answer, unused, "bad_answer")
             if request.watch is not None:
-                request.watch.answered_above(answer, path, self._clock())
+                request.watch.answered_above(answer, path, self._clock(), np.array([True]), unused)
         except UpstreamError as error:
             answer = own.answer()
             self._degrade(answer, np.array([True]), error.reason)

@@ -96,6 +96,11 @@ def certify(arguments: argparse.Namespace) -> int:
     print(f"wrote {out / 'certificate.json'}, {out / 'policy.yaml'} and its state")
     if not arguments.model:
         print("no --model was named: the certificate is bound to no model", file=sys.stderr)
+    elif len(arguments.model) < trace.tiers:
+        print(
+            f"{len(arguments.model)} of {trace.tiers} models were named: the certificate is not bound to the others",
+            file=sys.stderr,
+        )
     return 0
 
 

@@ -57,10 +57,10 @@ def summary(outcomes: dict[str, Outcome]) -> dict[str, dict[str, float]]:
 
 def table(outcomes: dict[str, Outcome]) -> str:
     """Return accuracies in per cent as aligned columns."""
-    rows = [HEADINGS]
+    rows: list[tuple[str, ...]] = [HEADINGS]
     for name, o in outcomes.items():
         values = (o.healthy, o.one_noisy, min(o.noisy), o.one_stuck, min(o.stuck))
-        rows.append((name, *(f"{100 * value:.1f}" for value in values)))  # type: ignore[arg-type]
+        rows.append((name, *(f"{100 * value:.1f}" for value in values)))
     width = max(len(row[0]) for row in rows)
     return "\n".join("  ".join([row[0].ljust(width), *(cell.rjust(9) for cell in row[1:])]) for row in rows)
 

@@ -9,7 +9,8 @@
     RuntimeError
     └── NotFittedError       a fitted policy was asked before it was fitted
     AssertionError
-    └── PolicyCheckError     the policy author's code: it breaks a rule of the policy interface
+    └── ConformanceError    somebody's class breaks rules of the interface that it implements
+        └── PolicyCheckError     the policy author's code: it breaks a rule of the policy interface
 """
 
 from __future__ import annotations
@@ -89,7 +90,34 @@ class NotFittedError(RuntimeError):
     """A fitted policy was asked to decide before it was fitted or given its state."""
 
 
-class PolicyCheckError(AssertionError):
+class ConformanceError(AssertionError):
+    """A class breaks rules that all of its interface have to keep.
+
+    Parameters
+    ----------
+    subject
+        What was checked, as the reader knows it.
+    violations
+        One line for each finding: the rule's name, a colon, what was seen.
+    """
+
+    def __init__(self, subject: str, violations: Sequence[str]) -> None:
+        super().__init__(subject, list(violations))
+        self.subject = subject
+        self.violations = list(violations)
+
+    @property
+    def rules(self) -> list[str]:
+        """The names of the broken rules, each once, in the order in which they were found."""
+        return list(dict.fromkeys(line.split(":", 1)[0] for line in self.violations))
+
+    def __str__(self) -> str:
+        count = len(self.rules)
+        lines = "".join(f"\n  - {line}" for line in self.violations)
+        return f"{self.subject} breaks {count} rule{'s' if count != 1 else ''}:{lines}"
+
+
+class PolicyCheckError(ConformanceError):
     """A policy breaks rules that every policy has to keep.
 
     Parameters
@@ -107,19 +135,8 @@ class PolicyCheckError(AssertionError):
     """
 
     def __init__(self, policy: str, violations: Sequence[str]) -> None:
-        super().__init__(policy, list(violations))
+        super().__init__(policy, violations)
         self.policy = policy
-        self.violations = list(violations)
-
-    @property
-    def rules(self) -> list[str]:
-        """The names of the broken rules, each once, in the order in which they were found."""
-        return list(dict.fromkeys(line.split(":", 1)[0] for line in self.violations))
-
-    def __str__(self) -> str:
-        count = len(self.rules)
-        lines = "".join(f"\n  - {line}" for line in self.violations)
-        return f"{self.policy} breaks {count} rule{'s' if count != 1 else ''}:{lines}"
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import nan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from escalade.policies.types import column
+from escalade.policies.types import column, taken
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -110,9 +110,7 @@ class Feedback:
 
     def take(self, index: slice | list[int] | NDArray[Any]) -> Feedback:
         """Return the rows that `index` selects: a slice (views), a boolean mask or row numbers (copies)."""
-        columns = {field.name: getattr(self, field.name) for field in fields(self)}
-        taken: dict[str, Any] = {name: None if c is None else c[index] for name, c in columns.items()}
-        return Feedback(**taken)
+        return Feedback(**taken(self, index))
 
     def best_label(self) -> NDArray[np.int64]:
         """Return int64 ``[B]``: the true label where an audit gave it, else the upper tier's, else `UNKNOWN`."""

@@ -178,9 +178,7 @@ class Batch:
 
     def take(self, index: slice | list[int] | NDArray[Any]) -> Batch:
         """Return the rows that `index` selects: a slice (views), a boolean mask or row numbers (copies)."""
-        columns = {field.name: getattr(self, field.name) for field in fields(self)}
-        taken: dict[str, Any] = {name: None if c is None else c[index] for name, c in columns.items()}
-        return Batch(**taken)
+        return Batch(**taken(self, index))
 
 
 @dataclass(slots=True, eq=False)
@@ -239,6 +237,12 @@ def column(name: str, value: ArrayLike, dtype: DTypeLike, rows: int) -> NDArray[
         raise ValueError(f"column '{name}' must have shape [B] or be one number, got {list(array.shape)}")
     _same_length(name, len(array), rows)
     return array
+
+
+def taken(table: Any, index: slice | list[int] | NDArray[Any]) -> dict[str, Any]:
+    """Return the columns of a dataclass of columns, by name, at the rows that `index` selects; None stays None."""
+    columns = {field.name: getattr(table, field.name) for field in fields(table)}
+    return {name: None if c is None else c[index] for name, c in columns.items()}
 
 
 def _same_length(name: str, length: int, rows: int) -> None:

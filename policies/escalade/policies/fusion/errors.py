@@ -4,13 +4,15 @@
 
     ValueError
     └── FusionInputError     a node's observation, or the arrays around it: the text names event and node
-    AssertionError
+    ConformanceError
     └── FusionCheckError     the rule author's code: it breaks a rule of the fusion interface
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from escalade.policies.errors import ConformanceError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +43,7 @@ class FusionInputError(ValueError):
         return f"{', '.join(places)}: {self.message}" if places else self.message
 
 
-class FusionCheckError(AssertionError):
+class FusionCheckError(ConformanceError):
     """A fusion rule breaks what every fusion rule has to keep.
 
     Parameters
@@ -59,16 +61,5 @@ class FusionCheckError(AssertionError):
     """
 
     def __init__(self, rule: str, violations: Sequence[str]) -> None:
-        super().__init__(rule, list(violations))
+        super().__init__(rule, violations)
         self.rule = rule
-        self.violations = list(violations)
-
-    @property
-    def rules(self) -> list[str]:
-        """The names of the broken rules, each once, in the order in which they were found."""
-        return list(dict.fromkeys(line.split(":", 1)[0] for line in self.violations))
-
-    def __str__(self) -> str:
-        count = len(self.rules)
-        lines = "".join(f"\n  - {line}" for line in self.violations)
-        return f"{self.rule} breaks {count} rule{'s' if count != 1 else ''}:{lines}"

@@ -70,11 +70,14 @@ class Gatherer:
 
     async def infer(self, x: NDArray[Any], deadline: float, caller: Caller = PLAIN) -> list[Answer]:
         """Return the answers to consecutive parts of `x`; UpstreamError when any part had none in time."""
+        if caller.delivery:  # of a name and a fate of its own, so that it shares no call
+            answer = await self.infer_now(x, deadline, caller)
+            return [answer.answer() if isinstance(answer, Row) else answer]
         parts = [self._submit(x[i : i + self._max_batch], deadline, caller) for i in range(0, len(x), self._max_batch)]
         return [await parts[0]] if len(parts) == 1 else await asyncio.gather(*parts)
 
     async def infer_now(self, x: NDArray[Any], deadline: float, caller: Caller = PLAIN) -> Row | Answer:
-        """Return the answer to a single row that has no company in this turn of the loop; raises as `infer`."""
+        """Return the answer to what needs no company, or may have none, in a call of its own; raises as `infer`."""
         try:
             return await self._timed(x, deadline, caller)
         except asyncio.CancelledError:

@@ -49,7 +49,11 @@ async def open_outbox(tmp_path: Path, clock: Clock) -> AsyncIterator[OpenOutbox]
 
         async def open_outbox(path: Path | None = None, **options: Any) -> Outbox:
             limits = OutboxLimits(
-                **{name: options.pop(name) for name in ("max_bytes", "max_items", "max_age_s") if name in options}
+                **{
+                    name: options.pop(name)
+                    for name in ("max_bytes", "max_items", "max_age_s", "max_corrections")
+                    if name in options
+                }
             )
             outbox = Outbox(path or tmp_path / "outbox.db", limits, clock=clock, wall=clock.wall, **options)
             stack.push_async_callback(outbox.close)

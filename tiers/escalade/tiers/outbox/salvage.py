@@ -11,14 +11,16 @@ import sqlite3
 import time
 from collections import Counter
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from escalade.tiers.outbox import correction, item
 from escalade.tiers.outbox.database import Database, sync_folder
 from escalade.tiers.outbox.errors import CorruptError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from escalade.tiers.outbox.database import Synchronous
@@ -44,6 +46,7 @@ def set_aside(path: Path, damaged: Database | None, why: str, *, wall_s: float, 
         sound, unsound = _rescue(fresh, path, damaged, wall_s)
         with fresh.transaction():
             fresh.count(Counter({"corrupt_files": 1, "quarantined": unsound}))
+            fresh.skip_corrections(int(wall_s * 1000))
         fresh.checkpoint()
     finally:
         fresh.close()
@@ -95,17 +98,50 @@ def drop_aside_files(path: Path) -> int:
 
 def _rescue(fresh: Database, path: Path, damaged: Database | None, wall_s: float) -> tuple[int, int]:
     if damaged is not None:
-        return fresh.adopt(damaged)
+        return _adopt(fresh, damaged)
     if not path.stat().st_size:
         return 0, 0
     try:
-        damaged = Database(path, now=0.0, wall_s=wall_s)
+        damaged = Database(path, now=0.0, wall_s=wall_s, upgrade=False)
     except (CorruptError, sqlite3.Error):
         return 0, 0
     try:
-        return fresh.adopt(damaged)
+        return _adopt(fresh, damaged)
     finally:
         damaged.close()
+
+
+def _adopt(fresh: Database, damaged: Database) -> tuple[int, int]:
+    """Take over what a damaged file still gives; return how many rows were sound and how many were not."""
+    sound = unsound = 0
+    with fresh.transaction():
+        for table in ("runs", "attempts", "counters", "quarantined"):
+            with suppress(sqlite3.Error):
+                for row in damaged.connection.execute(f"SELECT * FROM {table}"):
+                    marks = ",".join("?" * len(row))
+                    fresh.connection.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", row)
+        for table, check in (("items", item.from_row), ("corrections", correction.from_row)):
+            for row in _readable(damaged.connection, table):
+                try:
+                    check((row[0], *row[3:]))  # without run and since_s
+                except ValueError:
+                    unsound += 1
+                    continue
+                marks = ",".join("?" * len(row))
+                sound += fresh.connection.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row).rowcount
+    return sound, unsound
+
+
+def _readable(connection: sqlite3.Connection, table: str) -> Iterator[tuple[Any, ...]]:
+    """Yield all columns of the rows that a damaged file still gives, from both ends towards the damage."""
+    last = -(2**63)
+    try:
+        for row in connection.execute(f"SELECT * FROM {table} ORDER BY seq"):
+            last = row[0]
+            yield row
+    except sqlite3.Error:
+        with suppress(sqlite3.Error):
+            yield from connection.execute(f"SELECT * FROM {table} WHERE seq > ? ORDER BY seq DESC", (last,))
 
 
 def _aside(path: Path, wall_s: float) -> Path:

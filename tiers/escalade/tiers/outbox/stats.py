@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-EvictionReason = Literal["age", "room"]
+EvictionReason = Literal["age", "room", "rejected"]
 
 
 class Evicted(NamedTuple):
@@ -14,7 +14,8 @@ class Evicted(NamedTuple):
     device: str
     id: str
     reason: EvictionReason
-    """`age`: it grew older than `max_age_s`; `room`: a newer or more urgent item needed its place."""
+    """`age`: it grew older than `max_age_s`; `room`: a newer or more urgent item needed its place;
+    `rejected`: the tier above will never take it."""
     priority: str
 
 
@@ -30,8 +31,14 @@ class OutboxStats:
     oldest_age_s: float = 0.0
     evictions: dict[tuple[str, str], int] = field(default_factory=dict)
     """By (reason, priority)."""
+    corrections: int = 0
+    """Kept for subscribers."""
+    last_correction: int = 0
+    """The number of the latest one on the disk; a subscriber that stands at a greater one has seen another file."""
+    corrections_dropped: int = 0
+    """Too old, or one of too many."""
     quarantined: int = 0
-    """Items that were set aside because they no longer were what had been stored."""
+    """Items and corrections that were set aside because they no longer were what had been stored."""
     corrupt_files: int = 0
     """Times that the whole file was moved aside."""
     refused: int = 0

@@ -15,22 +15,26 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from escalade.tiers.outbox.errors import OutboxError
 from escalade.tiers.outbox.order import OutboxLimits
-from escalade.tiers.outbox.writer import Writer
+from escalade.tiers.outbox.writer import Batch, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from escalade.tiers.outbox.correction import Correction, Delivered
     from escalade.tiers.outbox.database import Synchronous
     from escalade.tiers.outbox.item import Item, Leased
-    from escalade.tiers.outbox.stats import Evicted, OutboxStats
+    from escalade.tiers.outbox.stats import Evicted, EvictionReason, OutboxStats
 
 MAX_GROUP = 256
 """Most items in one transaction."""
 
 
+What = Literal["open", "put", "take", "done", "delivered", "failed", "give_up", "corrections", "close"]
+
+
 class _Request(NamedTuple):
-    what: Literal["open", "put", "take", "done", "failed", "close"]
+    what: What
     argument: Any
     answer: asyncio.Future[Any]
 
@@ -44,9 +48,13 @@ class Outbox:
     once (after a crash, what was in flight comes again), nor that an item whose `put` was cancelled or
     failed is *not* kept.
 
+    A delivered item's correction is stored in the transaction that drops the item, and read by
+    `corrections` from any number on, until it is older than `max_age_s` or one of more than
+    `max_corrections` (dropped ones are counted).
+
     All methods belong to one event loop. Nothing that the disk does raises anything but `OutboxError`,
-    and that only from `open` and `put`: an outbox in trouble is tried again, at the latest by the `put`
-    that comes a second later.
+    and that only from `open`, `put`, `delivered` and `corrections`: an outbox in trouble is tried again,
+    at the latest by the `put` that comes a second later.
 
     Parameters
     ----------
@@ -56,6 +64,9 @@ class Outbox:
         See `OutboxLimits`.
     on_evicted:
         Called on the event loop with items that were kept and then given up.
+    on_recorded:
+        Called on the event loop with corrections once they are on the disk, in order, each once: also
+        with those that `delivered` had to leave for later.
     clock, wall:
         Monotonic seconds, and the time of day, which only matters between two runs (see `ages.py`).
     max_group:
@@ -70,6 +81,7 @@ class Outbox:
         limits: OutboxLimits = OutboxLimits(),  # noqa: B008  # frozen
         *,
         on_evicted: Callable[[list[Evicted]], None] | None = None,
+        on_recorded: Callable[[list[Correction]], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         max_group: int = MAX_GROUP,
@@ -78,7 +90,8 @@ class Outbox:
     ) -> None:
         self.path = path
         self._writer = Writer(path, limits, clock=clock, wall=wall, synchronous=synchronous)
-        self._on_evicted, self._max_group, self._early = on_evicted, max_group, acknowledge == "before_commit"
+        self._on_evicted, self._on_recorded = on_evicted, on_recorded
+        self._max_group, self._early = max_group, acknowledge == "before_commit"
         self._incoming: list[_Request] = []
         self._requests: SimpleQueue[list[_Request]] = SimpleQueue()
         self._thread: Thread | None = None
@@ -128,9 +141,40 @@ class Outbox:
         """Drop leased items: they have arrived. If the disk refuses, they are dropped when it can."""
         await self._ask("done", seqs)
 
+    async def delivered(self, settled: Sequence[Delivered]) -> list[Correction]:
+        """Drop leased items that the tier above has answered, and record their corrections with it.
+
+        Returns the corrections once they are on the disk. Numbers that are not leased are left alone.
+
+        Raises
+        ------
+        OutboxError
+            The disk refused. The items are not sent again by this process; their deletion and their
+            corrections are written together as soon as the disk allows, and then told to `on_recorded`.
+            If the process ends before that, the items are sent again.
+        """
+        return await self._ask("delivered", settled)  # type: ignore[no-any-return]
+
     async def failed(self, seqs: Sequence[int]) -> None:
         """Put leased items back to their places, with one more attempt counted."""
         await self._ask("failed", seqs)
+
+    async def give_up(self, seqs: Sequence[int], reason: EvictionReason = "rejected") -> None:
+        """Drop leased items that can never be delivered: an eviction, counted, logged and reported.
+
+        If the disk refuses, they are not sent again by this process, and dropped when it can.
+        """
+        await self._ask("give_up", (seqs, reason))
+
+    async def corrections(self, after: int, limit: int = 256) -> list[Correction]:
+        """Return up to `limit` corrections with numbers greater than `after`, oldest first.
+
+        Raises
+        ------
+        OutboxError
+            They cannot be read now; an empty list says that there are none.
+        """
+        return await self._ask("corrections", (after, limit))  # type: ignore[no-any-return]
 
     def stats(self) -> OutboxStats:
         """Return depth, bytes, age and counters, as of the last group."""
@@ -145,7 +189,7 @@ class Outbox:
             self._thread.join()
         self._closed = True
 
-    async def _ask(self, what: Literal["open", "put", "take", "done", "failed", "close"], argument: Any) -> Any:
+    async def _ask(self, what: What, argument: Any) -> Any:
         if self._closed and what != "close":
             raise OutboxError(f"outbox {self.path}: closed")
         if self._loop is None:
@@ -176,8 +220,9 @@ class Outbox:
             answers = self._serve(group)
             assert self._loop is not None
             try:
-                self._loop.call_soon_threadsafe(self._settle, answers, self._writer.evicted)
-                self._writer.evicted = []
+                writer = self._writer
+                self._loop.call_soon_threadsafe(self._settle, answers, writer.evicted, writer.recorded)
+                writer.evicted, writer.recorded = [], []
             except RuntimeError:  # the loop is gone, and with it everyone who waited
                 self._writer.close()
                 return
@@ -186,29 +231,43 @@ class Outbox:
 
     def _serve(self, group: list[_Request]) -> list[tuple[asyncio.Future[Any], Any]]:
         """Write what there is to write in one transaction, then do the rest in turn."""
-        writer, puts = self._writer, [request for request in group if request.what == "put"]
-        done = [seq for request in group if request.what == "done" for seq in request.argument]
-        failed = [seq for request in group if request.what == "failed" for seq in request.argument]
+        writer, batch = self._writer, Batch()
+        for what, argument, _ in group:
+            if what == "put":
+                batch.puts.append(argument)
+            elif what == "done":
+                batch.done += argument
+            elif what == "delivered":
+                batch.delivered.append(argument)
+            elif what == "failed":
+                batch.failed += argument
+            elif what == "give_up":
+                batch.given_up.append(argument)
         answers: list[tuple[asyncio.Future[Any], Any]] = []
+        puts = [request.answer for request in group if request.what == "put"]
+        delivered = [request.answer for request in group if request.what == "delivered"]
         try:
             if self._early and self._loop is not None:
-                promised = [(request.answer, writer.next_seq + place) for place, request in enumerate(puts)]
-                self._loop.call_soon_threadsafe(self._settle, promised, [])
-            if puts or done or failed:
-                results = writer.write([request.argument for request in puts], done, failed)
-                answers += zip((request.answer for request in puts), results, strict=True)
+                promised = [(answer, writer.next_seq + place) for place, answer in enumerate(puts)]
+                self._loop.call_soon_threadsafe(self._settle, promised, [], [])
+            if batch:
+                written = writer.write(batch)
+                answers += zip(puts, written.puts, strict=True)
+                answers += zip(delivered, written.delivered, strict=True)
             for what, argument, answer in group:
-                if what != "put":
+                if what not in ("put", "delivered"):
                     answers.append((answer, self._other(what, argument)))
         except Exception as error:  # noqa: BLE001  # a fault of ours must not leave anyone waiting
             answered = {id(answer) for answer, _ in answers}
             answers += [(request.answer, error) for request in group if id(request.answer) not in answered]
         return answers
 
-    def _other(self, what: str, argument: Any) -> list[Leased] | OutboxError | None:
+    def _other(self, what: str, argument: Any) -> list[Leased] | list[Correction] | OutboxError | None:
         try:
             if what == "take":
                 return self._writer.take(argument)
+            if what == "corrections":
+                return self._writer.corrections(*argument)
             if what == "open":
                 self._writer.open()
             elif what == "close":
@@ -217,7 +276,9 @@ class Outbox:
             return error
         return None
 
-    def _settle(self, answers: list[tuple[asyncio.Future[Any], Any]], evicted: list[Evicted]) -> None:
+    def _settle(
+        self, answers: list[tuple[asyncio.Future[Any], Any]], evicted: list[Evicted], recorded: list[Correction]
+    ) -> None:
         """Answer the callers; runs on the loop."""
         for answer, result in answers:
             if answer.done():
@@ -228,3 +289,5 @@ class Outbox:
                 answer.set_result(result)
         if evicted and self._on_evicted:
             self._on_evicted(evicted)
+        if recorded and self._on_recorded:
+            self._on_recorded(recorded)

@@ -241,6 +241,14 @@ class OutboxConfig(Section):
     """Kept for subscribers that are away, as long as `max_age_s`."""
     in_flight: PositiveInt = 4
     """Items that are sent at a time when the link is back; those of one device go one after the other."""
+    timeout_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5000.0
+    """The longest wait for the answer to an item; nobody waits for it below."""
+    give_up_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 3600.0
+    """How long an item is sent again and again that the tier above refuses, before it is given up."""
+    results: bool = False
+    """Whether every answer is reported upward, to the inbox of the tier above."""
+    telemetry_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """How often the tier's state is reported upward; 0: never."""
     corrections: Path | None = None
     """A file to which every correction is appended as a line of JSON."""
 
@@ -296,6 +304,12 @@ class TierConfig(Section):
         config = self.model_copy(update={"model": model, "record": record, "outbox": outbox, "inbox": inbox})
         config._folder = folder
         return config
+
+    @model_validator(mode="after")
+    def _an_outbox_needs_an_upstream(self) -> TierConfig:
+        if self.outbox and not self.upstream:
+            raise ValueError("an outbox without an upstream would never be emptied; add `upstream: {address: ...}`")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -181,4 +181,5 @@ class Drain:
                 del self._refused_since[first.seq]
                 await self._outbox.give_up([first.seq], "rejected")
                 rest = rest[1:]
-        await self._outbox.failed([one.seq for one in rest], attempted=refused)
+        back = self._outbox.failed if refused else self._outbox.put_back
+        await back([one.seq for one in rest])

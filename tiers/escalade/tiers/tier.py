@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from escalade.tiers.keeper import Keeper
     from escalade.tiers.model import OnnxModel
     from escalade.tiers.record import Recorder
+    from escalade.tiers.reports import Reports
 
 log = structlog.get_logger(__name__)
 
@@ -97,7 +98,9 @@ class Tier:
     recorder:
         Keeps what was decided and what came of it; closed by who made it.
     keeper:
-        Puts what stays unanswered into an outbox; closed by who made it.
+        Puts what stays unanswered into an outbox.
+    reports:
+        Reports every answer upward.
     device:
         This device's name towards the tier above.
     """
@@ -120,10 +123,11 @@ class Tier:
         uniform: Callable[[], float] = random.random,
         recorder: Recorder | None = None,
         keeper: Keeper | None = None,
+        reports: Reports | None = None,
         device: str = "",
     ) -> None:
         self.name, self.model, self.policy = name, model, policy
-        self._followers = Followers.of(policy, recorder, self.policy_failed)
+        self._followers = Followers.of(policy, recorder, self.policy_failed, reports)
         self.metrics = metrics or TierMetrics(name, model.name)
         self.metrics.queue_depth = lambda: self._pending
         self.draining = False
@@ -269,7 +273,7 @@ class Tier:
                 metrics.accepted_row(elapsed_s, score)
                 row = Row(self.name, posterior, label, score, (Hop(self.name, elapsed_s * 1e3),))
                 if request.watch is not None:
-                    request.watch.finished(row, elapsed_s * 1e3)
+                    request.watch.finished(row, elapsed_s * 1e3, request.id)
                 return row
             metrics.local_s.observe(elapsed_s)
             if score > -FOREVER:
@@ -511,7 +515,7 @@ class Tier:
         self.metrics.total_s.observe(elapsed_s)
         self.metrics.requests["degraded" if answer.reason else "answered"] += 1
         if request.watch is not None:
-            request.watch.finished(answer, elapsed_s * 1e3)
+            request.watch.finished(answer, elapsed_s * 1e3, request.id)
         return answer
 
     def _finish_row(self, request: _Request, above: Row) -> Row:
@@ -520,7 +524,7 @@ class Tier:
         self.metrics.total_s.observe(elapsed_s)
         self.metrics.requests["answered"] += 1
         if request.watch is not None:
-            request.watch.finished(above, elapsed_s * 1e3)
+            request.watch.finished(above, elapsed_s * 1e3, request.id)
         return above._replace(path=(Hop(self.name, elapsed_s * 1e3), *above.path))
 
 

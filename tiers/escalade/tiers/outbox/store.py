@@ -30,7 +30,7 @@ MAX_GROUP = 256
 """Most items in one transaction."""
 
 
-What = Literal["open", "put", "take", "done", "delivered", "failed", "give_up", "corrections", "close"]
+What = Literal["open", "put", "take", "done", "delivered", "failed", "put_back", "give_up", "corrections", "close"]
 
 
 class _Request(NamedTuple):
@@ -159,6 +159,10 @@ class Outbox:
         """Put leased items back to their places, with one more attempt counted."""
         await self._ask("failed", seqs)
 
+    async def put_back(self, seqs: Sequence[int]) -> None:
+        """Put leased items back that could not be tried: nothing is counted, and nothing written."""
+        await self._ask("put_back", seqs)
+
     async def give_up(self, seqs: Sequence[int], reason: EvictionReason = "rejected") -> None:
         """Drop leased items that can never be delivered: an eviction, counted, logged and reported.
 
@@ -268,7 +272,9 @@ class Outbox:
                 return self._writer.take(argument)
             if what == "corrections":
                 return self._writer.corrections(*argument)
-            if what == "open":
+            if what == "put_back":
+                self._writer.put_back(argument)
+            elif what == "open":
                 self._writer.open()
             elif what == "close":
                 self._writer.close()

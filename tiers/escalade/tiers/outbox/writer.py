@@ -164,6 +164,12 @@ class Writer:
         finally:
             self._publish()
 
+    def put_back(self, seqs: Sequence[int]) -> None:
+        """Put leased items back to their places, untried."""
+        for seq in seqs:
+            self._order.failed(seq, attempted=False)
+        self._publish()
+
     def take(self, count: int) -> list[Leased]:
         """Lease items, most urgent first; a row that is not what was stored is quarantined instead."""
         try:

@@ -61,16 +61,16 @@ class KeptMessages:
             raise InputError("the payload is not a ModelInferRequest") from error
 
 
-def kept_answer(data: bytes, *, raw: bool = False) -> KeptAnswer:
-    """Return a kept answer.
+def kept_answer(data: bytes, *, rows: int, raw: bool = False) -> KeptAnswer:
+    """Return a kept answer to so many rows.
 
     Raises
     ------
     UpstreamError
         `bad_answer` when it cannot be read.
     """
-    request_id, rows = rows_of(data)
-    return KeptAnswer(answer_from_bytes(data, rows=len(rows), raw=raw), request_id, rows)
+    request_id, places = rows_of(data)
+    return KeptAnswer(answer_from_bytes(data, rows=rows, raw=raw), request_id, places)
 
 
 def rows_of(data: bytes) -> tuple[str, tuple[int, ...]]:

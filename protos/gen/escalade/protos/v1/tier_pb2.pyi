@@ -99,7 +99,7 @@ class TierStatus(google.protobuf.message.Message):
     model_sha256: builtins.str
     draining: builtins.bool
     queue: builtins.int
-    """Requests in the tier now, and how many it holds at most."""
+    """Requests in the tier now, and how many it may hold."""
     max_queue: builtins.int
     load: builtins.float
     """How full the tier is, 0 to 1, as its answers say."""
@@ -159,7 +159,7 @@ class LinkStatus(google.protobuf.message.Message):
     LAST_FAILURE_FIELD_NUMBER: builtins.int
     address: builtins.str
     state: builtins.str
-    """up, frozen, refused or unknown."""
+    """up, frozen, refused or unknown; and since how many seconds, NaN for never."""
     state_s: builtins.float
     breaker: builtins.str
     """closed, open or half_open."""
@@ -230,7 +230,6 @@ class OutboxStatus(google.protobuf.message.Message):
     EVICTIONS_FIELD_NUMBER: builtins.int
     QUARANTINED_FIELD_NUMBER: builtins.int
     REFUSED_FIELD_NUMBER: builtins.int
-    DELIVERED_FIELD_NUMBER: builtins.int
     CORRECTIONS_FIELD_NUMBER: builtins.int
     LAST_CORRECTION_FIELD_NUMBER: builtins.int
     TROUBLE_FIELD_NUMBER: builtins.int
@@ -240,7 +239,6 @@ class OutboxStatus(google.protobuf.message.Message):
     oldest_s: builtins.float
     quarantined: builtins.int
     refused: builtins.int
-    delivered: builtins.int
     corrections: builtins.int
     last_correction: builtins.int
     trouble: builtins.str
@@ -261,12 +259,11 @@ class OutboxStatus(google.protobuf.message.Message):
         evictions: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
         quarantined: builtins.int = ...,
         refused: builtins.int = ...,
-        delivered: builtins.int = ...,
         corrections: builtins.int = ...,
         last_correction: builtins.int = ...,
         trouble: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "corrections", b"corrections", "delivered", b"delivered", "depth", b"depth", "evictions", b"evictions", "file", b"file", "in_flight", b"in_flight", "last_correction", b"last_correction", "oldest_s", b"oldest_s", "quarantined", b"quarantined", "refused", b"refused", "trouble", b"trouble"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "corrections", b"corrections", "depth", b"depth", "evictions", b"evictions", "file", b"file", "in_flight", b"in_flight", "last_correction", b"last_correction", "oldest_s", b"oldest_s", "quarantined", b"quarantined", "refused", b"refused", "trouble", b"trouble"]) -> None: ...
 
 global___OutboxStatus = OutboxStatus
 

@@ -364,7 +364,7 @@ class Tier:
         path: tuple[Hop, ...] = ()
         try:
             with self._asking(request) as last:
-                parts = await gatherer.infer(request.x if up.all() else request.x[up], last)
+                parts = await gatherer.infer(request.x if up.all() else request.x[up], last, request.caller)
             path, unused = merge_rows(answer, np.flatnonzero(up), parts)
             if unused.any():
                 self._degrade(answer, unused, "bad_answer")
@@ -383,9 +383,9 @@ class Tier:
             with self._asking(request) as last:
                 above: Row | Answer
                 if request.shared:
-                    (above,) = await gatherer.infer(request.x, last)
+                    (above,) = await gatherer.infer(request.x, last, request.caller)
                 else:
-                    above = await gatherer.infer_now(request.x, last)
+                    above = await gatherer.infer_now(request.x, last, request.caller)
             if isinstance(above, Row) and len(above.posterior) == len(own.posterior):
                 if request.watch is not None:
                     request.watch.row_answered_above(above, self._clock())

@@ -21,6 +21,7 @@ REASONS = {
     "overloaded": "the tier above is overloaded or draining",
     "rejected": "the tier above refused the request",
     "bad_answer": "the tier above answered something that cannot be used",
+    "too_many_hops": "the request had been passed on too often: are two tiers above one another?",
     "no_outbox": "the policy deferred, but the tier keeps no outbox",
     "outbox_full": "the policy deferred, but the outbox had no room",
     "outbox_failed": "the policy deferred, but the outbox could not be written",

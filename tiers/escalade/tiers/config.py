@@ -11,7 +11,16 @@ from socket import gethostname
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    model_validator,
+)
 
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.preprocess import StepSpec
@@ -137,8 +146,18 @@ class BreakerConfig(Section):
     max_wait_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2000.0
 
 
-class UpstreamConfig(Section):
-    """The tier above: another escalade tier or any Open Inference Protocol server."""
+class RetryConfig(Section):
+    """What second tries on a link that just failed may cost: never more than burst + ratio x first tries."""
+
+    ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    burst: Annotated[int, Field(ge=0)] = 10
+    """0: a failed call is never tried again on the same link."""
+    pause_ms: Milliseconds = 20.0
+    """Before the second try; half as much to half as much again."""
+
+
+class LinkConfig(Section):
+    """One way upward: to another escalade tier or any Open Inference Protocol server."""
 
     address: Address
     model: str | None = None
@@ -152,13 +171,28 @@ class UpstreamConfig(Section):
     output_kind: Literal["logits", "posterior"] = "posterior"
     tier: str | None = None
     """What to call it in answers when it does not say itself; default: the next tier's name."""
+    breaker: BreakerConfig = BreakerConfig()
+    probe_ms: Milliseconds = 1000.0
+    """A link that has been quiet for so long is asked whether its peer is there, which may take as long; 0: never."""
+
+
+class UpstreamConfig(LinkConfig):
+    """The tier above, and what holds for all links to it or to its stand-ins."""
+
     timeout_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1000.0
-    """The longest wait for an answer, whatever the request's deadline."""
+    """The longest wait for an answer over all links, whatever the request's deadline."""
     reserve_ms: Milliseconds = 10.0
     """Kept back from the deadline for this tier's own answer (at most a quarter of what is left)."""
     max_batch: PositiveInt = 64
     """Most rows in one call."""
-    breaker: BreakerConfig = BreakerConfig()
+    retry: RetryConfig = RetryConfig()
+
+
+class FallbackConfig(LinkConfig):
+    """A further way upward, for when those before it fail."""
+
+    only: Literal["critical"] | None = None
+    """Requests of this priority alone; default: all."""
 
 
 class ListenConfig(Section):
@@ -263,6 +297,16 @@ class InboxConfig(Section):
     max_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 256.0
 
 
+def _fallbacks(value: list[FallbackConfig], info: ValidationInfo) -> list[FallbackConfig]:
+    upstream = info.data.get("upstream")
+    if value and upstream is None and "upstream" in info.data:
+        raise ValueError("there is nothing to fall back from; add `upstream:`")
+    addresses = [link.address for link in ([upstream] if upstream else []) + value]
+    if twice := next((one for one in addresses if addresses.count(one) > 1), None):
+        raise ValueError(f"two links lead to {twice}; name each address once")
+    return value
+
+
 class TierConfig(Section):
     """One tier, whole."""
 
@@ -276,6 +320,8 @@ class TierConfig(Section):
     """`{name: Threshold, threshold: 0.8}`, or `{name: my_module:MyPolicy, ...}`; `state: FILE` beside the name
     is what the policy was fitted to or has learnt."""
     upstream: UpstreamConfig | None = None
+    fallbacks: Annotated[list[FallbackConfig], AfterValidator(_fallbacks)] = []
+    """In order of preference, asked when `upstream` gives no answer."""
     listen: ListenConfig = ListenConfig()
     batching: BatchingConfig = BatchingConfig()
     limits: LimitsConfig = LimitsConfig()
@@ -285,6 +331,11 @@ class TierConfig(Section):
     record: RecordConfig | None = None
     log: LogConfig = LogConfig()
     _folder: Path = PrivateAttr(Path())
+
+    @property
+    def links(self) -> list[LinkConfig]:
+        """All ways upward, the preferred first."""
+        return [self.upstream, *self.fallbacks] if self.upstream else []
 
     @property
     def folder(self) -> Path:

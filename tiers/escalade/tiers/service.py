@@ -18,6 +18,7 @@ from escalade.tiers.config import TierConfig, TierName, host_port
 from escalade.tiers.config_file import load_config, parse_config
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.head import Head
+from escalade.tiers.links import Links
 from escalade.tiers.logs import configure_logs
 from escalade.tiers.metrics import TierMetrics
 from escalade.tiers.model import OnnxModel
@@ -58,6 +59,8 @@ class Service:
                 key="tier",
             )
         self.config = config
+        self.links: Links | None = None
+        """The links upward, once started; None at the top."""
         self._tier: Tier | None = None
         self._servicer: InferenceServicer | None = None
         self._server: GrpcServer | None = None
@@ -109,16 +112,15 @@ class Service:
         head = Head(model, config.model.temperature, score)
         metrics = TierMetrics(self.tier_name, model.name)
         upstream = config.upstream
-        link: GrpcUpstream | None = None
         if upstream:
-            link = GrpcUpstream(
-                upstream,
-                tier=self.tier_name,
-                model=model,
-                score=score,
-                metrics=metrics,
-                max_message_bytes=config.limits.max_message_bytes,
-            )
+            limit = config.limits.max_message_bytes
+            peers = [
+                GrpcUpstream(
+                    link, tier=self.tier_name, model=model, score=score, metrics=metrics, max_message_bytes=limit
+                )
+                for link in config.links
+            ]
+            self.links = Links(list(zip(peers, config.links, strict=True)), retry=upstream.retry, metrics=metrics)
         if config.record:
             facts = {"model": model.name, "sha256": model.sha256, "policy": config.policy, "score": config.score}
             self._recorder = Recorder(config.record, {"tier": self.tier_name, **facts})
@@ -127,7 +129,7 @@ class Service:
             model,
             head,
             policy,
-            link,
+            self.links,
             batching=config.batching,
             limits=config.limits,
             metrics=metrics,
@@ -136,6 +138,8 @@ class Service:
             upstream_max_batch=upstream.max_batch if upstream else 1,
             recorder=self._recorder,
         )
+        if self.links:
+            self.links.watch()
         if listens(policy, "retune"):
             slow_loop = retune_forever(policy, Window(metrics), self.retune_seconds, self._tier.policy_failed)
             self._retuning = asyncio.create_task(slow_loop)

@@ -41,7 +41,6 @@ from escalade.tiers.errors import (
 from escalade.tiers.followers import Followers, Watch
 from escalade.tiers.keeper import NotKeptError
 from escalade.tiers.metrics import TierMetrics
-from escalade.tiers.outbox.item import PRIORITIES
 from escalade.tiers.upstream import Gatherer, Upstream
 
 if TYPE_CHECKING:
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
     from escalade.tiers.head import Head
     from escalade.tiers.keeper import Keeper
     from escalade.tiers.model import OnnxModel
+    from escalade.tiers.outbox import Priority
     from escalade.tiers.record import Recorder
     from escalade.tiers.reports import Reports
 
@@ -150,10 +150,8 @@ class Tier:
         )
         self._gatherer = Gatherer(upstream, max_batch=upstream_max_batch, clock=clock) if upstream else None
         self._keeper = keeper
-        # As whom the tier asks the one above; a link recognises them by identity.
-        self._asks = {
-            (priority, keeps): Caller(device, priority, keeps) for priority in PRIORITIES for keeps in (False, True)
-        }
+        self._device = device
+        self._asks: dict[tuple[Priority, bool, int], Caller] = {}
         self._one_row, self._dtype = (1, *model.input.row_shape), model.input.dtype
 
     @property
@@ -455,7 +453,11 @@ class Tier:
         """Return as whom this tier asks the one above on behalf of a caller."""
         if caller.delivery:
             return caller
-        return self._asks[caller.priority, caller.keeps or self._keeper is not None]
+        terms = (caller.priority, caller.keeps or self._keeper is not None, caller.hops)
+        if terms not in self._asks:  # one object for all requests of the same terms: a link recognises it at once
+            priority, keeps, hops = terms
+            self._asks[terms] = Caller(self._device, priority, keeps, hops=hops)
+        return self._asks[terms]
 
     async def _keep(
         self, request: _Request, deferred: NDArray[np.bool_], up: NDArray[np.bool_], answer: Answer

@@ -11,7 +11,6 @@ import numpy as np
 from escalade.tiers.answer import Row
 from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.errors import UpstreamError
-from escalade.tiers.outbox.item import RANKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +37,25 @@ class Upstream(Protocol):
         ...
 
 
+class Peer(Upstream, Protocol):
+    """An upstream at one address, to which `Links` keeps one link.
+
+    Attributes
+    ----------
+    address:
+        Where it is, for logs and metrics.
+    load:
+        What it last said of its load, 0 to 1.
+    """
+
+    address: str
+    load: float
+
+    async def ready(self, timeout_s: float) -> None:
+        """Return when the peer says anything at all; UpstreamError when nothing comes in time."""
+        ...
+
+
 @dataclass(slots=True)
 class _Item:
     x: NDArray[Any]
@@ -45,12 +63,18 @@ class _Item:
     caller: Caller
     future: asyncio.Future[Answer]
 
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What is equal in all items of one call."""
+        return self.x.shape[1:], self.caller.priority, self.caller.hops
+
 
 class Gatherer:
     """Sends rows that became uncertain in the same turn of the event loop upward in one call.
 
     A run of the model that several requests shared ends in one turn, so its uncertain rows travel
-    together, as urgent as the most urgent of them. Each request still waits no longer than its own deadline.
+    together, those of one priority and one number of hops. Each request still waits no longer than its own
+    deadline.
 
     Parameters
     ----------
@@ -105,8 +129,9 @@ class Gatherer:
         waiting, self._waiting = self._waiting, []
         while waiting:
             group, rows, rest = [waiting[0]], len(waiting[0].x), []
+            kind = waiting[0].kind
             for item in waiting[1:]:
-                if rows + len(item.x) <= self._max_batch and item.x.shape[1:] == group[0].x.shape[1:]:
+                if rows + len(item.x) <= self._max_batch and item.kind == kind:
                     group.append(item)
                     rows += len(item.x)
                 else:
@@ -126,8 +151,7 @@ class Gatherer:
             if item.deadline < last
         ]
         try:
-            caller = min((item.caller for item in group), key=lambda one: RANKS[one.priority])
-            result = await self._timed(x, last, caller)
+            result = await self._timed(x, last, group[0].caller)
             answer = result.answer() if isinstance(result, Row) else result
         except UpstreamError as error:
             for item in group:

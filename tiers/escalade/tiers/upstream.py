@@ -66,14 +66,14 @@ class _Item:
     @property
     def kind(self) -> tuple[Any, ...]:
         """What is equal in all items of one call."""
-        return self.x.shape[1:], self.caller.priority, self.caller.hops
+        return self.x.shape[1:], self.caller
 
 
 class Gatherer:
     """Sends rows that became uncertain in the same turn of the event loop upward in one call.
 
     A run of the model that several requests shared ends in one turn, so its uncertain rows travel
-    together, those of one priority and one number of hops. Each request still waits no longer than its own
+    together, those asked for on the same terms. Each request still waits no longer than its own
     deadline.
 
     Parameters

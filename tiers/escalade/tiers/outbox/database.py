@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 Synchronous = Literal["FULL", "NORMAL", "OFF"]
 
-APPLICATION_ID = 0x45534F42  # "ESOB"
 VERSION = 2
 COLUMNS = "seq, rank, kind, created_s, checksum, device, id, provisional, payload"
 CORRECTION_COLUMNS = "seq, created_s, delay_s, checksum, device, id, provisional, answer"
@@ -62,6 +61,18 @@ CREATE TABLE IF NOT EXISTS corrections (
 """What each version of the format added."""
 
 
+class Kind(NamedTuple):
+    """Whose file it is."""
+
+    name: str
+    application_id: int
+
+
+OUTBOX, INBOX = Kind("outbox", 0x45534F42), Kind("inbox", 0x45534942)
+"""The tables are the same, so that one code reads, rescues and ages both."""
+_APPLICATION_IDS = (OUTBOX.application_id, INBOX.application_id)
+
+
 class Known(NamedTuple):
     """What the index needs of a stored item."""
 
@@ -94,9 +105,16 @@ class Database:
     """
 
     def __init__(
-        self, path: Path, *, now: float, wall_s: float, synchronous: Synchronous = "FULL", upgrade: bool = True
+        self,
+        path: Path,
+        kind: Kind,
+        *,
+        now: float,
+        wall_s: float,
+        synchronous: Synchronous = "FULL",
+        upgrade: bool = True,
     ) -> None:
-        self.path = path
+        self.path, self._kind = path, kind
         self._ages, self._wall_s = Ages(now, wall_s), wall_s
         self._run, self._run_written = 0, False
         self._stale_runs: list[tuple[int]] = []
@@ -151,12 +169,11 @@ class Database:
         return kept[::-1], int(given[0]) if given else 0
 
     def last_seq(self) -> int:
-        """Return the greatest number ever stored that is still there."""
+        """Return the greatest number of an item that is still there, or was noted."""
+        queries = ("max(seq) FROM items", "max(seq) FROM quarantined", "count FROM counters WHERE name = 'last_seq'")
         with corruption_noticed():
-            query = (
-                "SELECT max(coalesce((SELECT max(seq) FROM items), 0), coalesce((SELECT max(seq) FROM quarantined), 0))"
-            )
-            return int(self.connection.execute(query).fetchone()[0])
+            found = (self.connection.execute(f"SELECT {query}").fetchone() for query in queries)
+            return max(int(row[0]) if row and row[0] else 0 for row in found)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -199,12 +216,21 @@ class Database:
         """Drop those with a number less than `before`, inside a transaction."""
         self.connection.execute("DELETE FROM corrections WHERE seq < ?", (before,))
 
-    def skip_corrections(self, seq: int) -> None:
-        """Give no correction a number up to `seq`, inside a transaction."""
+    def skip_numbers(self, seq: int) -> None:
+        """Give nothing a number up to `seq`, inside a transaction."""
+        self.note_last_seq(seq)
         self.connection.execute("DELETE FROM sqlite_sequence WHERE name = 'corrections' AND seq < ?", (seq,))
         self.connection.execute(
             "INSERT INTO sqlite_sequence SELECT 'corrections', ?"
             " WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'corrections')",
+            (seq,),
+        )
+
+    def note_last_seq(self, seq: int) -> None:
+        """Give no item a number up to `seq`, even when none is left, inside a transaction."""
+        self.connection.execute(
+            "INSERT INTO counters VALUES ('last_seq', ?)"
+            " ON CONFLICT (name) DO UPDATE SET count = max(count, excluded.count)",
             (seq,),
         )
 
@@ -306,16 +332,18 @@ class Database:
             connection.execute(query).fetchone()[0]
             for query in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
         )
-        if tables and application != APPLICATION_ID:
-            if connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'quarantined'").fetchone()[0]:
+        name = f"{self._kind.name} {self.path}"
+        if tables and application != self._kind.application_id:
+            ours = "SELECT count(*) FROM sqlite_master WHERE name = 'quarantined'"
+            if application not in _APPLICATION_IDS and connection.execute(ours).fetchone()[0]:
                 raise CorruptError("the file's header is damaged")
             raise OutboxError(
-                f"outbox {self.path}: this is some other program's database; give the outbox a path of its own"
+                f"{name}: this is some other program's database; give the {self._kind.name} a path of its own"
             )
         if tables and version < 1:
             raise CorruptError("the file's header is damaged")
         if version > VERSION:
-            raise OutboxError(f"outbox {self.path}: written by a newer escalade (format {version}); update this one")
+            raise OutboxError(f"{name}: written by a newer escalade (format {version}); update this one")
         connection.execute("PRAGMA journal_mode = WAL").fetchall()
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute(f"PRAGMA journal_size_limit = {MAX_WAL_BYTES}")
@@ -324,7 +352,7 @@ class Database:
                 for schema in (_SCHEMAS[number] for number in range(version + 1, VERSION + 1)):
                     for statement in schema.split(";")[:-1]:
                         connection.execute(statement)
-                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                connection.execute(f"PRAGMA application_id = {self._kind.application_id}")
                 connection.execute(f"PRAGMA user_version = {VERSION}")
             sync_folder(self.path.parent)
 

@@ -1,4 +1,4 @@
-"""What happens to a damaged outbox file: it is moved aside, and what can still be read lives on.
+"""What happens to a damaged outbox or inbox file: it is moved aside, and what can still be read lives on.
 
 The steps may be cut off by a crash anywhere, and are then finished or begun anew at the next opening:
 rescued rows are collected in `NAME.new`; when it is complete the damaged file, then its WAL, are
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from escalade.tiers.outbox.database import Synchronous
+    from escalade.tiers.outbox.database import Kind, Synchronous
 
 log = structlog.get_logger(__name__)
 
@@ -31,8 +31,10 @@ KEPT_FILES = 2
 """Damaged files kept for a look; older ones are deleted, for they may be as large as the outbox."""
 
 
-def set_aside(path: Path, damaged: Database | None, why: str, *, wall_s: float, synchronous: Synchronous) -> None:
-    """Replace a damaged outbox by a fresh one that holds what can still be read.
+def set_aside(
+    path: Path, kind: Kind, damaged: Database | None, why: str, *, wall_s: float, synchronous: Synchronous
+) -> None:
+    """Replace a damaged file by a fresh one that holds what can still be read.
 
     Raises
     ------
@@ -41,12 +43,12 @@ def set_aside(path: Path, damaged: Database | None, why: str, *, wall_s: float, 
     """
     new = _with(path, ".new")
     _remove(new)
-    fresh = Database(new, now=0.0, wall_s=wall_s, synchronous=synchronous)
+    fresh = Database(new, kind, now=0.0, wall_s=wall_s, synchronous=synchronous)
     try:
-        sound, unsound = _rescue(fresh, path, damaged, wall_s)
+        sound, unsound = _rescue(fresh, path, kind, damaged, wall_s)
         with fresh.transaction():
             fresh.count(Counter({"corrupt_files": 1, "quarantined": unsound}))
-            fresh.skip_corrections(int(wall_s * 1000))
+            fresh.skip_numbers(int(wall_s * 1000))
         fresh.checkpoint()
     finally:
         fresh.close()
@@ -60,10 +62,15 @@ def set_aside(path: Path, damaged: Database | None, why: str, *, wall_s: float, 
     new.rename(path)
     sync_folder(path.parent)
     log.error(
-        "outbox file is damaged; moved aside", error=why, file=str(path), aside=str(aside), rescued=sound, lost=unsound
+        f"{kind.name} file is damaged; moved aside",
+        error=why,
+        file=str(path),
+        aside=str(aside),
+        rescued=sound,
+        lost=unsound,
     )
     for old in aside_files(path)[:-KEPT_FILES]:
-        log.warning("deleting an older damaged outbox file", file=str(old))
+        log.warning(f"deleting an older damaged {kind.name} file", file=str(old))
         _remove(old)
 
 
@@ -96,13 +103,13 @@ def drop_aside_files(path: Path) -> int:
     return len(files)
 
 
-def _rescue(fresh: Database, path: Path, damaged: Database | None, wall_s: float) -> tuple[int, int]:
+def _rescue(fresh: Database, path: Path, kind: Kind, damaged: Database | None, wall_s: float) -> tuple[int, int]:
     if damaged is not None:
         return _adopt(fresh, damaged)
     if not path.stat().st_size:
         return 0, 0
     try:
-        damaged = Database(path, now=0.0, wall_s=wall_s, upgrade=False)
+        damaged = Database(path, kind, now=0.0, wall_s=wall_s, upgrade=False)
     except (CorruptError, sqlite3.Error):
         return 0, 0
     try:

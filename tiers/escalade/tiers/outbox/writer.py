@@ -18,25 +18,22 @@ import structlog
 
 from escalade.tiers.outbox import correction
 from escalade.tiers.outbox.correction import Correction, Delivered
-from escalade.tiers.outbox.database import Database
-from escalade.tiers.outbox.errors import CorruptError, OutboxError, OutboxFullError, explained
+from escalade.tiers.outbox.database import OUTBOX
+from escalade.tiers.outbox.errors import CorruptError, OutboxError, OutboxFullError
 from escalade.tiers.outbox.item import ITEM_OVERHEAD_BYTES, PRIORITIES, RANKS, Item, Leased, from_row, to_row
+from escalade.tiers.outbox.keeper import Keeper
 from escalade.tiers.outbox.ledger import Ledger
-from escalade.tiers.outbox.lock import FileLock
 from escalade.tiers.outbox.order import Entry, Order, OutboxLimits
-from escalade.tiers.outbox.salvage import finish, set_aside
 from escalade.tiers.outbox.stats import Evicted, EvictionReason, OutboxStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from escalade.tiers.outbox.database import Synchronous
+    from escalade.tiers.outbox.database import Database, Synchronous
 
 log = structlog.get_logger(__name__)
 
-RETRY_S = 1.0
-"""How long an outbox that cannot be opened is left alone."""
 LOG_EVERY_S = 1.0
 """Evictions are logged once in so long, all of them, with the first few named."""
 NAMED = 8
@@ -75,7 +72,7 @@ class _Out(NamedTuple):
     since: float
 
 
-class Writer:
+class Writer(Keeper):
     """An outbox without its thread; see `store.Outbox` for the parameters and the promises."""
 
     def __init__(
@@ -87,14 +84,13 @@ class Writer:
         wall: Callable[[], float],
         synchronous: Synchronous = "FULL",
     ) -> None:
-        self.path, self._limits, self._clock, self._wall, self._synchronous = path, limits, clock, wall, synchronous
+        super().__init__(OUTBOX, path, clock=clock, wall=wall, synchronous=synchronous)
+        self._limits = limits
         self.evicted: list[Evicted] = []
         """What has been given up since this list was last emptied."""
         self.recorded: list[Correction] = []
         """Corrections that have reached the disk since this list was last emptied."""
         self.next_seq = 1
-        self._lock = FileLock(path.with_name(path.name + ".lock"))
-        self._database: Database | None = None
         self._order = Order(limits)
         self._ledger = Ledger(limits.max_corrections, limits.max_age_s)
         self._out: dict[int, _Out] = {}
@@ -107,41 +103,10 @@ class Writer:
         """Settled, not counted yet."""
         self._attempts: dict[int, int] = {}
         """Not written yet."""
-        self._counters: Counter[str] = Counter()
-        self._refused = self._write_errors = 0
-        self._trouble = ""
-        self._retry_at = float("-inf")
+        self._refused = 0
         self._unlogged: list[Evicted] = []
         self._logged_at = float("-inf")
         self._publish()
-
-    def open(self) -> Database:
-        """Return the open file; open it first if it is time to try.
-
-        Raises
-        ------
-        OutboxError
-            It cannot be opened, or could not a moment ago.
-        """
-        if self._database is not None:
-            return self._database
-        now = self._clock()
-        if now < self._retry_at:
-            raise OutboxError(self._trouble)
-        self._retry_at = now + RETRY_S
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire()
-            finish(self.path)
-            if self._lock.used_before and self.path.exists() and not self.path.stat().st_size:
-                set_aside(self.path, None, "the file is empty", wall_s=self._wall(), synchronous=self._synchronous)
-            try:
-                return self._load(now)
-            except CorruptError as error:
-                set_aside(self.path, None, str(error), wall_s=self._wall(), synchronous=self._synchronous)
-                return self._load(now)
-        except (OutboxError, OSError, sqlite3.Error, CorruptError) as error:
-            raise self._in_trouble(error) from error
 
     def write(self, batch: Batch) -> Written:
         """Do all of it in one transaction."""
@@ -254,12 +219,9 @@ class Writer:
             if self._owing():
                 self.write(Batch())
             self._log_evictions(float("inf"))
-            if self._database is not None:
-                self._database.close()
-            self._database = None
+        super().close()
         self._order = Order(self._limits)
         self._out.clear()
-        self._lock.release()
 
     def _settle(self, seq: int) -> _Out | None:
         """Take a leased item out for good; None when it is not leased."""
@@ -283,40 +245,27 @@ class Writer:
     def _owing(self) -> bool:
         return bool(self._settled or self._attempts)
 
-    def _load(self, now: float) -> Database:
-        """Open the file and index it; a crash has put back whatever was in flight."""
-        database = Database(self.path, now=now, wall_s=self._wall(), synchronous=self._synchronous)
-        try:
-            order = Order(self._limits)
-            items, bad = database.known()
-            if bad:
-                log.error("outbox items are damaged; quarantined", file=str(self.path), items=bad)
-                database.quarantine(bad)
-            for known in items:
-                if known.seq in self._settled:
-                    continue
-                size = known.own_bytes + ITEM_OVERHEAD_BYTES
-                device = known.device.decode(errors="replace")
-                order.load(Entry(known.seq, known.rank, device, size, now - known.age_s, known.attempts))
-            self.next_seq = max(self.next_seq, database.last_seq() + 1)
-            self._counters = database.counters()
-            kept, last_seq = database.known_corrections()
-            database.checkpoint()
-        except BaseException:
-            database.close()
-            raise
-        order.lease_again(self._order)
-        self._order, self._database = order, database
-        limits = self._limits
-        aged = [(seq, now - age) for seq, age in kept]
+    def _index(self, database: Database, now: float) -> None:
+        """Order what the file holds; a crash has put back whatever was in flight."""
+        order, limits = Order(self._limits), self._limits
+        items, bad = database.known()
+        if bad:
+            log.error("outbox items are damaged; quarantined", file=str(self.path), items=bad)
+            database.quarantine(bad)
+        for known in items:
+            if known.seq in self._settled:
+                continue
+            size = known.own_bytes + ITEM_OVERHEAD_BYTES
+            device = known.device.decode(errors="replace")
+            order.load(Entry(known.seq, known.rank, device, size, now - known.age_s, known.attempts))
+        self.next_seq = max(self.next_seq, database.last_seq() + 1)
+        corrections, last_seq = database.known_corrections()
+        aged = ((seq, now - age_s) for seq, age_s in corrections)
         self._ledger = Ledger(limits.max_corrections, limits.max_age_s, aged, max(last_seq, self._ledger.last_seq))
-        if self._trouble:
-            log.info("outbox works again", file=str(self.path))
-            self._trouble = ""
-        self._publish()
+        order.lease_again(self._order)
+        self._order = order
         if len(order):
             log.info("outbox holds items from before", file=str(self.path), items=len(order), bytes=order.bytes)
-        return database
 
     def _write(self, items: list[Item], *, again: bool = True) -> list[int | OutboxError]:
         database = self.open()
@@ -376,9 +325,7 @@ class Writer:
         self._attempts.clear()
         self._counters = self._counters + counts
         self._refused += refused
-        if self._trouble:
-            log.info("outbox works again", file=str(self.path))
-            self._trouble = ""
+        self._well()
         if gone or self._given_up:
             lost = zip(gone, names, strict=True)
             found = [Evicted(*name, reason, PRIORITIES[entry.rank]) for (entry, reason), name in lost]
@@ -420,28 +367,6 @@ class Writer:
             return
         self._ledger.forget(set(bad))
         self._counters = self._counters + Counter({"quarantined": len(bad)})
-
-    def _replace_damaged(self, database: Database, error: CorruptError) -> None:
-        """Move a file aside that turned out to be damaged, and go on with what it still gives."""
-        self._database = None
-        try:
-            set_aside(self.path, database, str(error), wall_s=self._wall(), synchronous=self._synchronous)
-            self._load(self._clock())
-        except (OutboxError, OSError, sqlite3.Error, CorruptError) as failure:
-            database.close()
-            raise self._in_trouble(failure) from failure
-
-    def _in_trouble(self, error: Exception) -> OutboxError:
-        """Say it once, and remember it."""
-        if isinstance(error, (sqlite3.Error, OSError)):
-            error = explained(error, self.path)
-        elif not isinstance(error, OutboxError):
-            error = OutboxError(f"outbox {self.path}: {error}")
-        if str(error) != self._trouble:
-            log.error("outbox cannot keep items", reason=str(error))
-            self._trouble = str(error)
-        self._publish()
-        return error
 
     def _log_evictions(self, now: float) -> None:
         if self._unlogged and now - self._logged_at >= LOG_EVERY_S:

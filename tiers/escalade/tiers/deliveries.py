@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from escalade.tiers.answer import Row
 from escalade.tiers.errors import OverloadedError, UnavailableError
-from escalade.tiers.outbox import OutboxError
+from escalade.tiers.outbox import DedupWindow, OutboxError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -37,12 +37,14 @@ class Deliveries:
 
     Parameters
     ----------
-    repeats:
-        How many came again and were answered from memory.
+    window:
+        What was delivered lately.
     """
 
     def __init__(self, window: Window) -> None:
-        self._window, self.repeats = window, 0
+        self._window = window
+        self.repeats = 0
+        """How many came again."""
 
     async def answer(
         self, caller: Caller, infer: Callable[[], Awaitable[Row | Answer]], encode: Callable[[Row | Answer], bytes]
@@ -83,3 +85,22 @@ class Deliveries:
 def is_final(answer: Row | Answer) -> bool:
     """Whether asking again would give nothing better."""
     return isinstance(answer, Row) or answer.reason == "no_upstream" or not answer.degraded.any()
+
+
+class MemoryWindow:
+    """A `Window` that forgets when the process ends: what comes again after that is worked on again."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._window, self._clock = DedupWindow[bytes](), clock
+
+    async def claim(self, device: str, id: str) -> Seen[bytes] | None:  # noqa: A002
+        """See `Window`."""
+        return self._window.claim(device, id, self._clock())
+
+    async def answered(self, device: str, id: str, answer: bytes) -> None:  # noqa: A002
+        """See `Window`."""
+        self._window.answered(device, id, answer)
+
+    async def release(self, device: str, id: str) -> None:  # noqa: A002
+        """See `Window`."""
+        self._window.release(device, id)

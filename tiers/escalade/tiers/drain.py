@@ -94,8 +94,6 @@ class Drain:
         How long an item that is refused is sent again and again.
     load:
         How full the tier above is, 0 to 1.
-    delivered:
-        Called after corrections were recorded.
     """
 
     def __init__(
@@ -106,12 +104,11 @@ class Drain:
         in_flight: int = 4,
         give_up_s: float = 3600.0,
         load: Callable[[], float] = lambda: 0.0,
-        delivered: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         uniform: Callable[[], float] = random.random,
     ) -> None:
         self._outbox, self._senders, self._give_up_s, self._load = outbox, senders, give_up_s, load
-        self._announce, self._clock, self._uniform = delivered, clock, uniform
+        self._clock, self._uniform = clock, uniform
         self._slots = asyncio.Semaphore(in_flight)
         self._woken = asyncio.Event()
         self._refused_since: dict[int, float] = {}
@@ -143,7 +140,6 @@ class Drain:
         arrived = await asyncio.gather(*(self._send_lane(lane) for lane in lanes.values()))
         if any(arrived):
             self._pause_s = LEAST_PAUSE_S
-            self._announce()
         if not all(arrived):
             await asyncio.sleep(self._pause_s * (1 - self._uniform() / 4))
             self._pause_s = min(2 * self._pause_s, MOST_PAUSE_S)

@@ -61,6 +61,7 @@ class Forwarding:
                 max_age_s=config.max_age_s,
                 max_corrections=config.max_corrections,
             ),
+            on_recorded=lambda _: self.corrections.announce(),
         )
         self.corrections = Corrections(self.outbox, read)
         self.drain = Drain(
@@ -73,7 +74,6 @@ class Forwarding:
             in_flight=config.in_flight,
             give_up_s=config.give_up_s,
             load=load,
-            delivered=self.corrections.announce,
         )
         put = self.drain.wake
         self.keeper = Keeper(

@@ -19,7 +19,7 @@ PLAIN_FIELDS = (
     "tier", "device", "version", "up_s", "model", "model_sha256", "draining", "queue", "max_queue", "load",
 )  # fmt: skip
 LINK_FIELDS = ("address", "state", "state_s", "breaker", "breaker_s", "latency_ms", "load", "last_failure")
-COUNTS = ("requests", "actions", "degraded")
+COUNTS = ("requests", "actions", "degraded", "shed")
 
 
 def status_to_proto(status: Status) -> tier_pb2.TierStatus:
@@ -31,8 +31,6 @@ def status_to_proto(status: Status) -> tier_pb2.TierStatus:
         message.outbox.CopyFrom(tier_pb2.OutboxStatus(**vars(status.outbox)))
     if status.inbox:
         message.inbox.CopyFrom(tier_pb2.InboxStatus(**vars(status.inbox)))
-    for (priority, cause), count in status.shed.items():
-        message.shed.add(priority=priority, cause=cause, count=count)
     return message
 
 
@@ -60,7 +58,6 @@ def status_from_proto(message: tier_pb2.TierStatus) -> Status:
     facts |= {name: dict(getattr(message, name)) for name in COUNTS}
     return Status(
         **facts,
-        shed={(one.priority, one.cause): one.count for one in message.shed},
         links=[LinkStatus(*(getattr(link, name) for name in LINK_FIELDS)) for link in message.links],
         outbox=outbox,
         inbox=inbox,

@@ -55,7 +55,7 @@ class GrpcUpstream:
         self._input = config.input or model.input.name
         self._raw = model.output_kind == "raw"
         self._tier = config.tier or NEXT_TIER.get(tier, "upstream")
-        self._channel = grpc.aio.insecure_channel(config.address, client_options(max_message_bytes))
+        self.channel = self._channel = grpc.aio.insecure_channel(config.address, client_options(max_message_bytes))
         self._infer = bytes_call(self._channel, "ModelInfer")
         self._ready = bytes_call(self._channel, "ServerReady")
         self._posterior = config.output == config.output_kind == "posterior"

@@ -35,6 +35,7 @@ KEPT_QUARANTINED = 100
 MAX_WAL_BYTES = 8 * 1024 * 1024
 ROWS_AT_ONCE = (64, 8, 1)
 """In one statement: `sqlite3` gives the GIL away at each, and must wait to get it back from a busy loop."""
+_RANKS, _KINDS, _TYPES = range(3), range(3), (bytes, bytes, int)
 _MARKS = "(?,?,?,?,?,?,?,?,?,?,?)"
 _SCHEMAS = {
     1: """
@@ -78,7 +79,9 @@ class Known(NamedTuple):
 
     seq: int
     rank: int
+    kind: int
     device: bytes
+    id: bytes
     own_bytes: int
     age_s: float
     attempts: int
@@ -140,19 +143,19 @@ class Database:
             runs = dict(self.connection.execute("SELECT run, opened_wall_s FROM runs"))
             attempts = dict(self.connection.execute("SELECT seq, count FROM attempts"))
             stored = self.connection.execute(
-                "SELECT seq, run, since_s, rank, device,"
+                "SELECT seq, run, since_s, rank, kind, device, id,"
                 " length(device) + length(id) + length(provisional) + length(payload) FROM items ORDER BY seq DESC"
             ).fetchall()
             used = {run for (run,) in self.connection.execute("SELECT DISTINCT run FROM corrections")}
         self._run = max(runs, default=0) + 1
         oldest_s, items, bad = 0.0, list[Known](), list[int]()
-        for seq, run, since_s, rank, device, own_bytes in stored:
-            if rank not in (0, 1, 2) or type(device) is not bytes or type(own_bytes) is not int:
+        for seq, run, since_s, rank, kind, device, name, own_bytes in stored:
+            if rank not in _RANKS or kind not in _KINDS or (type(device), type(name), type(own_bytes)) != _TYPES:
                 bad.append(seq)
                 continue
             used.add(run)
             oldest_s = max(oldest_s, self._age_s(runs, run, since_s))
-            items.append(Known(seq, rank, device, own_bytes, oldest_s, attempts.get(seq, 0)))
+            items.append(Known(seq, rank, kind, device, name, own_bytes, oldest_s, attempts.get(seq, 0)))
         self._stale_runs = [(run,) for run in runs if run not in used]
         return items[::-1], bad
 
@@ -281,6 +284,12 @@ class Database:
             query = f"SELECT {COLUMNS} FROM items WHERE seq = ?"
             one_by_one = (self.connection.execute(query, (seq,)).fetchone() for seq in seqs)
             return {row[0]: row for row in one_by_one if row}
+
+    def stored(self, after: int, limit: int) -> list[Row]:
+        """Return the first items with greater numbers than `after` that are no escalations."""
+        with corruption_noticed():
+            query = f"SELECT {COLUMNS} FROM items WHERE seq > ? AND kind != 0 ORDER BY seq LIMIT ?"
+            return self.connection.execute(query, (after, limit)).fetchall()
 
     def quarantine(self, seqs: list[int]) -> None:
         """Set rows aside as they are, and count them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from abc import ABC, abstractmethod
 from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import structlog
@@ -15,7 +16,7 @@ from escalade.tiers.outbox.lock import FileLock
 from escalade.tiers.outbox.salvage import finish, set_aside
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from escalade.tiers.outbox.database import Kind, Synchronous
@@ -119,6 +120,18 @@ class Keeper(ABC):
         except (OutboxError, OSError, sqlite3.Error, CorruptError) as failure:
             database.close()
             raise self._in_trouble(failure) from failure
+
+    @contextmanager
+    def _reading(self, database: Database) -> Iterator[None]:
+        """Turn what the disk says into an `OutboxError`; a damaged file is replaced."""
+        try:
+            yield
+        except CorruptError as error:
+            self._replace_damaged(database, error)
+            name = f"{self._kind.name} {self.path}"
+            raise OutboxError(f"{name}: damaged ({error}), and replaced by what could be read") from error
+        except sqlite3.Error as error:
+            raise self._in_trouble(error) from error
 
     def _set_aside(self, damaged: Database | None, why: str) -> None:
         set_aside(self.path, self._kind, damaged, why, wall_s=self._wall(), synchronous=self._synchronous)

@@ -52,3 +52,25 @@ class OutboxStats:
     def items(self) -> int:
         """Items kept."""
         return sum(self.depth.values())
+
+
+@dataclass(frozen=True)
+class InboxStats:
+    """The state of an inbox at one moment; all counters but `write_errors` outlive restarts."""
+
+    items: dict[str, int] = field(default_factory=dict)
+    """Remembered, by kind; an escalation's is its answer."""
+    at_work: int = 0
+    """Claimed and not answered."""
+    bytes: int = 0
+    """As they count against `max_bytes`."""
+    oldest_age_s: float = 0.0
+    last_stored: int = 0
+    """The number of the latest result or telemetry."""
+    dropped: dict[tuple[str, str], int] = field(default_factory=dict)
+    """By (reason, kind); `age`: it left the window, `room`: one of too many, or too large in all."""
+    quarantined: int = 0
+    corrupt_files: int = 0
+    write_errors: int = 0
+    trouble: str = ""
+    """Why nothing can be kept at the moment, in one line; empty when all is well."""

@@ -171,7 +171,7 @@ class Writer(Keeper):
             They cannot be read now.
         """
         database = self.open()
-        try:
+        with self._reading(database):
             while after < self._ledger.last_seq and (rows := database.corrections(after, limit)):
                 found, bad = list[Correction](), list[int]()
                 for row in rows:
@@ -184,14 +184,7 @@ class Writer(Keeper):
                 if found:
                     return found
                 after = rows[-1][0]
-            return []
-        except CorruptError as error:
-            self._replace_damaged(database, error)
-            raise OutboxError(f"outbox {self.path}: damaged ({error}), and replaced by what could be read") from error
-        except sqlite3.Error as error:
-            raise self._in_trouble(error) from error
-        finally:
-            self._publish()
+        return []
 
     def stats(self) -> OutboxStats:
         """Return the state after the last group; may be called on any thread."""
@@ -367,6 +360,7 @@ class Writer(Keeper):
             return
         self._ledger.forget(set(bad))
         self._counters = self._counters + Counter({"quarantined": len(bad)})
+        self._publish()
 
     def _log_evictions(self, now: float) -> None:
         if self._unlogged and now - self._logged_at >= LOG_EVERY_S:

@@ -45,7 +45,9 @@ def parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", help="how a running tier fares: links, outbox, queue, what was refused")
     status.add_argument("address", metavar="HOST:PORT")
     status.add_argument("--watch", action="store_true", help="go on until Ctrl-C")
-    status.add_argument("--every", type=float, default=1.0, metavar="SECONDS", help="with --watch; default: %(default)s")
+    status.add_argument(
+        "--every", type=float, default=1.0, metavar="SECONDS", help="with --watch; default: %(default)s"
+    )
     status.add_argument("--json", action="store_true", help="one line of JSON each time")
 
     add_policy(commands)
@@ -67,7 +69,9 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, metavar="NEW_FILE", help="default: standard output")
     export.add_argument("--quarantined", action="store_true", help="the damaged items that were set aside instead")
     drain = actions.add_parser("drain", help="send what a stopped tier's outbox holds to the tier above")
-    drain.add_argument("config", type=Path, metavar="CONFIG", help="the tier's YAML: it names outbox, model and upstream")
+    drain.add_argument(
+        "config", type=Path, metavar="CONFIG", help="the tier's YAML: it names outbox, model and upstream"
+    )
     drain.add_argument("--seconds", type=float, default=60.0, metavar="S", help="at most; default: %(default)s")
     drop = actions.add_parser("drop-quarantine", help="delete the damaged items and files that were set aside")
     drop.add_argument("file", type=Path, metavar="FILE")

@@ -50,7 +50,8 @@ async def _show(address: str, *, watch: bool, every_s: float, as_json: bool) -> 
 def lines(status: Status, address: str) -> Iterator[str]:
     """Yield a status as a person reads it."""
     state = "draining" if status.draining else "serving"
-    yield f"{status.tier} {status.device} at {address}: {state} for {readable_time(status.up_s)}, escalade {status.version}"
+    up = readable_time(status.up_s)
+    yield f"{status.tier} {status.device} at {address}: {state} for {up}, escalade {status.version}"
     yield f"model {status.model} {status.model_sha256[:12]}"
     yield f"queue {status.queue} of {status.max_queue}, load {status.load:.2f}"
     yield f"requests  {_counts(status.requests)}"
@@ -62,10 +63,9 @@ def lines(status: Status, address: str) -> Iterator[str]:
         yield f"{'link':28} {'state':8} {'for':>8}  {'breaker':9} {'for':>8} {'ms':>8} {'load':>5}  last failure"
     for link in status.links:
         latency = "-" if isnan(link.latency_ms) else f"{link.latency_ms:.1f}"
-        yield (
-            f"{link.address:28} {link.state:8} {readable_time(link.state_s):>8}  {link.breaker:9} {readable_time(link.breaker_s):>8} "
-            f"{latency:>8} {link.load:>5.2f}  {link.last_failure or '-'}"
-        )
+        state = f"{link.state:8} {readable_time(link.state_s):>8}"
+        breaker = f"{link.breaker:9} {readable_time(link.breaker_s):>8}"
+        yield f"{link.address:28} {state}  {breaker} {latency:>8} {link.load:>5.2f}  {link.last_failure or '-'}"
     if outbox := status.outbox:
         yield ""
         yield f"outbox {outbox.file}"
@@ -86,4 +86,3 @@ def lines(status: Status, address: str) -> Iterator[str]:
 
 def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()) if count) or "none"
-

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import structlog
 
+from escalade.tiers.errors import EscaladeError
 from escalade.tiers.outbox import OutboxError
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ class Corrections:
     def __init__(self, outbox: Outbox, read: Callable[[Stored], Correction]) -> None:
         self._outbox, self._read = outbox, read
         self._news = asyncio.Event()
+        self._files = ThreadPoolExecutor(1, "escalade-corrections")  # one: a line that is cancelled is still written
 
     def announce(self) -> None:
         """There are new ones."""
@@ -110,19 +113,28 @@ class Corrections:
                 log.error("a subscriber of corrections failed", seq=stored.seq, error=repr(error))
 
     async def append_to(self, path: Path) -> None:
-        """Write each correction as a line of JSON, once, until cancelled; goes on after the file's last line."""
-        after: int | None = None
+        """Write each correction as a line of JSON, once, until cancelled."""
         while True:
-            try:
-                if after is None:
-                    after = await asyncio.to_thread(last_seq, path)
-                async for stored in self.stored(after):
-                    await asyncio.to_thread(_append, path, json.dumps(as_json(self._read(stored))))
-                    after = stored.seq
-            except (OSError, ValueError, KeyError, TypeError) as error:  # the latter: the file is not one of ours
-                log.error("corrections cannot be written", file=str(path), reason=str(error))
-                after = None
-                await asyncio.sleep(AGAIN_S)
+            await self._append(path, until_now=False)
+            await asyncio.sleep(AGAIN_S)
+
+    async def append_rest(self, path: Path) -> None:
+        """Write those that `append_to` was not in time for; nothing can be written after."""
+        await self._append(path, until_now=True)
+        self._files.shutdown()
+
+    async def _append(self, path: Path, *, until_now: bool) -> None:
+        """Go on after the file's last line; return when the file cannot be written."""
+        try:
+            loop = asyncio.get_running_loop()
+            after = await loop.run_in_executor(self._files, last_seq, path)
+            async for stored in self.stored(after, until_now=until_now):
+                line = json.dumps(as_json(self._read(stored)))
+                await loop.run_in_executor(self._files, _append_line, path, line)
+        except (OSError, ValueError, KeyError, TypeError) as error:  # the latter: the file is not one of ours
+            log.error("corrections cannot be written", file=str(path), reason=str(error))
+        except EscaladeError as error:
+            log.error("corrections cannot be read", reason=str(error))
 
 
 def as_json(correction: Correction) -> dict[str, Any]:
@@ -158,7 +170,7 @@ def last_seq(path: Path) -> int:
         return 0
 
 
-def _append(path: Path, line: str) -> None:
+def _append_line(path: Path, line: str) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
         file.flush()

@@ -23,8 +23,6 @@ from escalade.tiers.outbox import Delivered, OutboxError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from numpy.typing import NDArray
-
     from escalade.tiers.keeper import KeptWire
     from escalade.tiers.outbox import Item, Kind, Leased, Outbox
     from escalade.tiers.upstream import Upstream
@@ -50,22 +48,10 @@ class Sender(Protocol):
         ...
 
 
-class ReadableWire(Protocol):
-    """A port: bytes that were kept, as the rows they were."""
-
-    def input(self, payload: bytes) -> NDArray[Any]:
-        """Return the rows; CallerError when they fit the model no longer."""
-        ...
-
-
-class KeptMessages(ReadableWire, KeptWire, Protocol):
-    """Both ways."""
-
-
 class Escalations:
     """Sends kept inputs to the tier above, as deliveries; only a final answer counts."""
 
-    def __init__(self, upstream: Upstream, wire: KeptMessages, *, timeout_s: float) -> None:
+    def __init__(self, upstream: Upstream, wire: KeptWire, *, timeout_s: float) -> None:
         self._upstream, self._wire, self._timeout_s = upstream, wire, timeout_s
 
     async def send(self, item: Item) -> bytes:
@@ -170,10 +156,11 @@ class Drain:
         """Put the items back, less one that has been refused for too long."""
         first, refused = rest[0], error.reason in REFUSED
         if refused:
-            since = self._refused_since.setdefault(first.seq, self._clock())
-            if since == self._clock():
+            now = self._clock()
+            if first.seq not in self._refused_since:
+                self._refused_since[first.seq] = now
                 log.warning("item refused above", item=f"{first.item.device}/{first.item.id}", detail=str(error))
-            if self._clock() - since >= self._give_up_s:
+            if now - self._refused_since[first.seq] >= self._give_up_s:
                 del self._refused_since[first.seq]
                 await self._outbox.give_up([first.seq], "rejected")
                 rest = rest[1:]

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from escalade.tiers.config import OutboxConfig
-    from escalade.tiers.drain import KeptMessages, Sender
+    from escalade.tiers.drain import Sender
+    from escalade.tiers.keeper import KeptWire
     from escalade.tiers.outbox import Correction as Stored
     from escalade.tiers.upstream import Upstream
 
@@ -47,7 +48,7 @@ class Forwarding:
         upstream: Upstream,
         *,
         device: str,
-        wire: KeptMessages,
+        wire: KeptWire,
         read: Callable[[Stored], Correction],
         reports: Sender,
         load: Callable[[], float],
@@ -111,10 +112,10 @@ class Forwarding:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        try:
-            await self.reports.flush()
-        finally:
-            await self.outbox.close()
+        await self.reports.flush()
+        if self.config.corrections:
+            await self.corrections.append_rest(self.config.corrections)
+        await self.outbox.close()
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -95,7 +95,7 @@ def _family(
     name: str,
     text: str,
     labels: Labels,
-    values: Mapping[tuple[str, ...], float],
+    values: Mapping[Any, float],
     *more: str,
 ) -> Metric:
     made = family(name, text, labels=[*labels, *more])

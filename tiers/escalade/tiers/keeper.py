@@ -35,6 +35,10 @@ class KeptWire(Protocol):
         """Return the input of the rows."""
         ...
 
+    def input(self, payload: bytes) -> NDArray[Any]:
+        """Return the rows of a `request`; CallerError when they fit the model no longer."""
+        ...
+
     def answer(self, answer: Answer, request_id: str = "", rows: NDArray[Any] | None = None) -> bytes:
         """Return an answer, and which rows of its request it is about."""
         ...

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from numpy.typing import NDArray
-
     from prometheus_client.registry import Collector
 
     from escalade.tiers.answer import Answer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import grpc
 
@@ -19,7 +19,7 @@ class ReportSender:
     """A `drain.Sender` over a link's channel; the first link's, for reports are worth no costly one."""
 
     def __init__(self, channel: grpc.aio.Channel, *, timeout_s: float) -> None:
-        self._stub: tier_service_pb2_grpc.TierAsyncStub = tier_service_pb2_grpc.TierStub(channel)
+        self._stub = cast("tier_service_pb2_grpc.TierAsyncStub", tier_service_pb2_grpc.TierStub(channel))
         self._timeout_s = timeout_s
 
     async def send(self, item: Item) -> bytes:

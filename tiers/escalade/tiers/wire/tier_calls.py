@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import grpc
 
@@ -23,7 +23,7 @@ class TierCalls:
     """The `escalade.protos.v1.Tier` service at the other end of a channel; raises `EscaladeError`s."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._stub: tier_service_pb2_grpc.TierAsyncStub = tier_service_pb2_grpc.TierStub(channel)
+        self._stub = cast("tier_service_pb2_grpc.TierAsyncStub", tier_service_pb2_grpc.TierStub(channel))
 
     async def status(self, timeout_s: float) -> Status:
         """Return how the tier fares."""

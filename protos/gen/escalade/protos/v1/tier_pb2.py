@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x65scalade/protos/v1/tier.proto\x12\x12\x65scalade.protos.v1\"\x12\n\x10GetStatusRequest\"\xb9\x05\n\nTierStatus\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0c\n\x04up_s\x18\x04 \x01(\x01\x12\r\n\x05model\x18\x05 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x06 \x01(\t\x12\x10\n\x08\x64raining\x18\x07 \x01(\x08\x12\r\n\x05queue\x18\x08 \x01(\x03\x12\x11\n\tmax_queue\x18\t \x01(\x03\x12\x0c\n\x04load\x18\n \x01(\x01\x12-\n\x05links\x18\x0b \x03(\x0b\x32\x1e.escalade.protos.v1.LinkStatus\x12\x30\n\x06outbox\x18\x0c \x01(\x0b\x32 .escalade.protos.v1.OutboxStatus\x12.\n\x05inbox\x18\r \x01(\x0b\x32\x1f.escalade.protos.v1.InboxStatus\x12>\n\x08requests\x18\x0e \x03(\x0b\x32,.escalade.protos.v1.TierStatus.RequestsEntry\x12<\n\x07\x61\x63tions\x18\x0f \x03(\x0b\x32+.escalade.protos.v1.TierStatus.ActionsEntry\x12>\n\x08\x64\x65graded\x18\x10 \x03(\x0b\x32,.escalade.protos.v1.TierStatus.DegradedEntry\x12&\n\x04shed\x18\x11 \x03(\x0b\x32\x18.escalade.protos.v1.Shed\x1a/\n\rRequestsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a.\n\x0c\x41\x63tionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a/\n\rDegradedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x99\x01\n\nLinkStatus\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0f\n\x07state_s\x18\x03 \x01(\x01\x12\x0f\n\x07\x62reaker\x18\x04 \x01(\t\x12\x11\n\tbreaker_s\x18\x05 \x01(\x01\x12\x12\n\nlatency_ms\x18\x06 \x01(\x01\x12\x0c\n\x04load\x18\x07 \x01(\x01\x12\x14\n\x0clast_failure\x18\x08 \x01(\t\"\x95\x03\n\x0cOutboxStatus\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12:\n\x05\x64\x65pth\x18\x02 \x03(\x0b\x32+.escalade.protos.v1.OutboxStatus.DepthEntry\x12\x11\n\tin_flight\x18\x03 \x01(\x03\x12\r\n\x05\x62ytes\x18\x04 \x01(\x03\x12\x10\n\x08oldest_s\x18\x05 \x01(\x01\x12\x42\n\tevictions\x18\x06 \x03(\x0b\x32/.escalade.protos.v1.OutboxStatus.EvictionsEntry\x12\x13\n\x0bquarantined\x18\x07 \x01(\x03\x12\x0f\n\x07refused\x18\x08 \x01(\x03\x12\x13\n\x0b\x63orrections\x18\t \x01(\x03\x12\x17\n\x0flast_correction\x18\n \x01(\x03\x12\x0f\n\x07trouble\x18\x0b \x01(\t\x1a,\n\nDepthEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a\x30\n\x0e\x45victionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"L\n\x0bInboxStatus\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\r\n\x05items\x18\x02 \x01(\x03\x12\x0f\n\x07repeats\x18\x03 \x01(\x03\x12\x0f\n\x07trouble\x18\x04 \x01(\t\"6\n\x04Shed\x12\x10\n\x08priority\x18\x01 \x01(\t\x12\r\n\x05\x63\x61use\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\";\n\x17WatchCorrectionsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x03\x12\x11\n\tuntil_now\x18\x02 \x01(\x08\"\x8d\x01\n\nCorrection\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x0c\n\x04rows\x18\x05 \x03(\x05\x12\x13\n\x0bprovisional\x18\x06 \x01(\x0c\x12\x0e\n\x06\x61nswer\x18\x07 \x01(\x0c\x12\x0f\n\x07\x64\x65lay_s\x18\x08 \x01(\x01\"h\n\x06Report\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x10\n\x08priority\x18\x04 \x01(\t\x12\x11\n\tcreated_s\x18\x05 \x01(\x01\x12\x0f\n\x07payload\x18\x06 \x01(\x0c\"=\n\x0e\x44\x65liverRequest\x12+\n\x07reports\x18\x01 \x03(\x0b\x32\x1a.escalade.protos.v1.Report\" \n\x0f\x44\x65liverResponse\x12\r\n\x05\x66resh\x18\x01 \x03(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x65scalade/protos/v1/tier.proto\x12\x12\x65scalade.protos.v1\"\x12\n\x10GetStatusRequest\"\xf6\x05\n\nTierStatus\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0c\n\x04up_s\x18\x04 \x01(\x01\x12\r\n\x05model\x18\x05 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x06 \x01(\t\x12\x10\n\x08\x64raining\x18\x07 \x01(\x08\x12\r\n\x05queue\x18\x08 \x01(\x03\x12\x11\n\tmax_queue\x18\t \x01(\x03\x12\x0c\n\x04load\x18\n \x01(\x01\x12-\n\x05links\x18\x0b \x03(\x0b\x32\x1e.escalade.protos.v1.LinkStatus\x12\x30\n\x06outbox\x18\x0c \x01(\x0b\x32 .escalade.protos.v1.OutboxStatus\x12.\n\x05inbox\x18\r \x01(\x0b\x32\x1f.escalade.protos.v1.InboxStatus\x12>\n\x08requests\x18\x0e \x03(\x0b\x32,.escalade.protos.v1.TierStatus.RequestsEntry\x12<\n\x07\x61\x63tions\x18\x0f \x03(\x0b\x32+.escalade.protos.v1.TierStatus.ActionsEntry\x12>\n\x08\x64\x65graded\x18\x10 \x03(\x0b\x32,.escalade.protos.v1.TierStatus.DegradedEntry\x12\x36\n\x04shed\x18\x11 \x03(\x0b\x32(.escalade.protos.v1.TierStatus.ShedEntry\x1a/\n\rRequestsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a.\n\x0c\x41\x63tionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a/\n\rDegradedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a+\n\tShedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x99\x01\n\nLinkStatus\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0f\n\x07state_s\x18\x03 \x01(\x01\x12\x0f\n\x07\x62reaker\x18\x04 \x01(\t\x12\x11\n\tbreaker_s\x18\x05 \x01(\x01\x12\x12\n\nlatency_ms\x18\x06 \x01(\x01\x12\x0c\n\x04load\x18\x07 \x01(\x01\x12\x14\n\x0clast_failure\x18\x08 \x01(\t\"\x95\x03\n\x0cOutboxStatus\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12:\n\x05\x64\x65pth\x18\x02 \x03(\x0b\x32+.escalade.protos.v1.OutboxStatus.DepthEntry\x12\x11\n\tin_flight\x18\x03 \x01(\x03\x12\r\n\x05\x62ytes\x18\x04 \x01(\x03\x12\x10\n\x08oldest_s\x18\x05 \x01(\x01\x12\x42\n\tevictions\x18\x06 \x03(\x0b\x32/.escalade.protos.v1.OutboxStatus.EvictionsEntry\x12\x13\n\x0bquarantined\x18\x07 \x01(\x03\x12\x0f\n\x07refused\x18\x08 \x01(\x03\x12\x13\n\x0b\x63orrections\x18\t \x01(\x03\x12\x17\n\x0flast_correction\x18\n \x01(\x03\x12\x0f\n\x07trouble\x18\x0b \x01(\t\x1a,\n\nDepthEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a\x30\n\x0e\x45victionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"L\n\x0bInboxStatus\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\r\n\x05items\x18\x02 \x01(\x03\x12\x0f\n\x07repeats\x18\x03 \x01(\x03\x12\x0f\n\x07trouble\x18\x04 \x01(\t\";\n\x17WatchCorrectionsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x03\x12\x11\n\tuntil_now\x18\x02 \x01(\x08\"\x8d\x01\n\nCorrection\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x0c\n\x04rows\x18\x05 \x03(\x05\x12\x13\n\x0bprovisional\x18\x06 \x01(\x0c\x12\x0e\n\x06\x61nswer\x18\x07 \x01(\x0c\x12\x0f\n\x07\x64\x65lay_s\x18\x08 \x01(\x01\"h\n\x06Report\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x10\n\x08priority\x18\x04 \x01(\t\x12\x11\n\tcreated_s\x18\x05 \x01(\x01\x12\x0f\n\x07payload\x18\x06 \x01(\x0c\"=\n\x0e\x44\x65liverRequest\x12+\n\x07reports\x18\x01 \x03(\x0b\x32\x1a.escalade.protos.v1.Report\" \n\x0f\x44\x65liverResponse\x12\r\n\x05\x66resh\x18\x01 \x03(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TIERSTATUS_ACTIONSENTRY']._serialized_options = b'8\001'
   _globals['_TIERSTATUS_DEGRADEDENTRY']._loaded_options = None
   _globals['_TIERSTATUS_DEGRADEDENTRY']._serialized_options = b'8\001'
+  _globals['_TIERSTATUS_SHEDENTRY']._loaded_options = None
+  _globals['_TIERSTATUS_SHEDENTRY']._serialized_options = b'8\001'
   _globals['_OUTBOXSTATUS_DEPTHENTRY']._loaded_options = None
   _globals['_OUTBOXSTATUS_DEPTHENTRY']._serialized_options = b'8\001'
   _globals['_OUTBOXSTATUS_EVICTIONSENTRY']._loaded_options = None
@@ -44,33 +46,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATUSREQUEST']._serialized_start=53
   _globals['_GETSTATUSREQUEST']._serialized_end=71
   _globals['_TIERSTATUS']._serialized_start=74
-  _globals['_TIERSTATUS']._serialized_end=771
-  _globals['_TIERSTATUS_REQUESTSENTRY']._serialized_start=627
-  _globals['_TIERSTATUS_REQUESTSENTRY']._serialized_end=674
-  _globals['_TIERSTATUS_ACTIONSENTRY']._serialized_start=676
-  _globals['_TIERSTATUS_ACTIONSENTRY']._serialized_end=722
-  _globals['_TIERSTATUS_DEGRADEDENTRY']._serialized_start=724
-  _globals['_TIERSTATUS_DEGRADEDENTRY']._serialized_end=771
-  _globals['_LINKSTATUS']._serialized_start=774
-  _globals['_LINKSTATUS']._serialized_end=927
-  _globals['_OUTBOXSTATUS']._serialized_start=930
-  _globals['_OUTBOXSTATUS']._serialized_end=1335
-  _globals['_OUTBOXSTATUS_DEPTHENTRY']._serialized_start=1241
-  _globals['_OUTBOXSTATUS_DEPTHENTRY']._serialized_end=1285
-  _globals['_OUTBOXSTATUS_EVICTIONSENTRY']._serialized_start=1287
-  _globals['_OUTBOXSTATUS_EVICTIONSENTRY']._serialized_end=1335
-  _globals['_INBOXSTATUS']._serialized_start=1337
-  _globals['_INBOXSTATUS']._serialized_end=1413
-  _globals['_SHED']._serialized_start=1415
-  _globals['_SHED']._serialized_end=1469
-  _globals['_WATCHCORRECTIONSREQUEST']._serialized_start=1471
-  _globals['_WATCHCORRECTIONSREQUEST']._serialized_end=1530
-  _globals['_CORRECTION']._serialized_start=1533
-  _globals['_CORRECTION']._serialized_end=1674
-  _globals['_REPORT']._serialized_start=1676
-  _globals['_REPORT']._serialized_end=1780
-  _globals['_DELIVERREQUEST']._serialized_start=1782
-  _globals['_DELIVERREQUEST']._serialized_end=1843
-  _globals['_DELIVERRESPONSE']._serialized_start=1845
-  _globals['_DELIVERRESPONSE']._serialized_end=1877
+  _globals['_TIERSTATUS']._serialized_end=832
+  _globals['_TIERSTATUS_REQUESTSENTRY']._serialized_start=643
+  _globals['_TIERSTATUS_REQUESTSENTRY']._serialized_end=690
+  _globals['_TIERSTATUS_ACTIONSENTRY']._serialized_start=692
+  _globals['_TIERSTATUS_ACTIONSENTRY']._serialized_end=738
+  _globals['_TIERSTATUS_DEGRADEDENTRY']._serialized_start=740
+  _globals['_TIERSTATUS_DEGRADEDENTRY']._serialized_end=787
+  _globals['_TIERSTATUS_SHEDENTRY']._serialized_start=789
+  _globals['_TIERSTATUS_SHEDENTRY']._serialized_end=832
+  _globals['_LINKSTATUS']._serialized_start=835
+  _globals['_LINKSTATUS']._serialized_end=988
+  _globals['_OUTBOXSTATUS']._serialized_start=991
+  _globals['_OUTBOXSTATUS']._serialized_end=1396
+  _globals['_OUTBOXSTATUS_DEPTHENTRY']._serialized_start=1302
+  _globals['_OUTBOXSTATUS_DEPTHENTRY']._serialized_end=1346
+  _globals['_OUTBOXSTATUS_EVICTIONSENTRY']._serialized_start=1348
+  _globals['_OUTBOXSTATUS_EVICTIONSENTRY']._serialized_end=1396
+  _globals['_INBOXSTATUS']._serialized_start=1398
+  _globals['_INBOXSTATUS']._serialized_end=1474
+  _globals['_WATCHCORRECTIONSREQUEST']._serialized_start=1476
+  _globals['_WATCHCORRECTIONSREQUEST']._serialized_end=1535
+  _globals['_CORRECTION']._serialized_start=1538
+  _globals['_CORRECTION']._serialized_end=1679
+  _globals['_REPORT']._serialized_start=1681
+  _globals['_REPORT']._serialized_end=1785
+  _globals['_DELIVERREQUEST']._serialized_start=1787
+  _globals['_DELIVERREQUEST']._serialized_end=1848
+  _globals['_DELIVERRESPONSE']._serialized_start=1850
+  _globals['_DELIVERRESPONSE']._serialized_end=1882
 # @@protoc_insertion_point(module_scope)

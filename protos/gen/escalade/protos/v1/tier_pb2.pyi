@@ -74,6 +74,22 @@ class TierStatus(google.protobuf.message.Message):
         ) -> None: ...
         def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
 
+    @typing.final
+    class ShedEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     TIER_FIELD_NUMBER: builtins.int
     DEVICE_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
@@ -111,14 +127,16 @@ class TierStatus(google.protobuf.message.Message):
     def inbox(self) -> global___InboxStatus: ...
     @property
     def requests(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]:
-        """Since the tier started: requests by outcome, rows by action, degraded rows by reason, what was shed."""
+        """Since the tier started: requests by outcome, rows by action, degraded rows by reason, refusals for load by
+        "priority cause".
+        """
 
     @property
     def actions(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]: ...
     @property
     def degraded(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]: ...
     @property
-    def shed(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Shed]: ...
+    def shed(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]: ...
     def __init__(
         self,
         *,
@@ -138,7 +156,7 @@ class TierStatus(google.protobuf.message.Message):
         requests: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
         actions: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
         degraded: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
-        shed: collections.abc.Iterable[global___Shed] | None = ...,
+        shed: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["inbox", b"inbox", "outbox", b"outbox"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["actions", b"actions", "degraded", b"degraded", "device", b"device", "draining", b"draining", "inbox", b"inbox", "links", b"links", "load", b"load", "max_queue", b"max_queue", "model", b"model", "model_sha256", b"model_sha256", "outbox", b"outbox", "queue", b"queue", "requests", b"requests", "shed", b"shed", "tier", b"tier", "up_s", b"up_s", "version", b"version"]) -> None: ...
@@ -290,27 +308,6 @@ class InboxStatus(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["file", b"file", "items", b"items", "repeats", b"repeats", "trouble", b"trouble"]) -> None: ...
 
 global___InboxStatus = InboxStatus
-
-@typing.final
-class Shed(google.protobuf.message.Message):
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    PRIORITY_FIELD_NUMBER: builtins.int
-    CAUSE_FIELD_NUMBER: builtins.int
-    COUNT_FIELD_NUMBER: builtins.int
-    priority: builtins.str
-    cause: builtins.str
-    count: builtins.int
-    def __init__(
-        self,
-        *,
-        priority: builtins.str = ...,
-        cause: builtins.str = ...,
-        count: builtins.int = ...,
-    ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cause", b"cause", "count", b"count", "priority", b"priority"]) -> None: ...
-
-global___Shed = Shed
 
 @typing.final
 class WatchCorrectionsRequest(google.protobuf.message.Message):

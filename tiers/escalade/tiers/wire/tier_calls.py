@@ -45,6 +45,4 @@ class TierCalls:
 def _explained(error: grpc.aio.AioRpcError) -> EscaladeError:
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         return NotServedError("it is a server, but not a tier of escalade")
-    if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
-        return NotServedError(error.details() or error.code().name)
     return error_of(error.code(), error.details())

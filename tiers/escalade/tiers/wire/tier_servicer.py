@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from escalade.protos.v1 import tier_pb2, tier_service_pb2, tier_service_pb2_grpc
-from escalade.tiers.errors import EscaladeError, InputError
+from escalade.tiers.errors import EscaladeError, InputError, NotServedError
 from escalade.tiers.wire.status import status_of
 from escalade.tiers.wire.tier_messages import correction_to_proto, item_from_proto, status_to_proto
 
@@ -56,9 +56,9 @@ class TierServicer(tier_service_pb2_grpc.TierServicer):
         self, request: tier_pb2.WatchCorrectionsRequest, context: Context
     ) -> AsyncIterator[tier_pb2.Correction]:
         """Stream what is kept after a number, then what comes."""
-        if self._corrections is None:
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "this tier keeps no outbox; see `outbox:`")
         try:
+            if self._corrections is None:
+                raise NotServedError("this tier keeps no outbox, and so no corrections; see `outbox:`")
             async for stored in self._corrections.stored(request.after, until_now=request.until_now):
                 yield correction_to_proto(stored)
         except EscaladeError as error:
@@ -68,9 +68,9 @@ class TierServicer(tier_service_pb2_grpc.TierServicer):
         self, request: tier_pb2.DeliverRequest, context: Context
     ) -> tier_pb2.DeliverResponse:
         """Keep reports, each once; all of them, or none."""
-        if self._inbox is None:
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "this tier keeps no inbox; see `inbox:`")
         try:
+            if self._inbox is None:
+                raise NotServedError("this tier keeps no inbox for reports; see `inbox:`")
             if len(request.reports) > REPORTS_AT_ONCE:
                 raise InputError(f"{len(request.reports)} reports at once; send at most {REPORTS_AT_ONCE}")
             try:

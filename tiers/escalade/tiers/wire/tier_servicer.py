@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import grpc
-
 from escalade.protos.v1 import tier_pb2, tier_service_pb2, tier_service_pb2_grpc
 from escalade.tiers.errors import EscaladeError, InputError, NotServedError
 from escalade.tiers.wire.status import status_of
@@ -14,6 +12,7 @@ from escalade.tiers.wire.tier_messages import correction_to_proto, item_from_pro
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    import grpc
     from google.protobuf.descriptor import FileDescriptor
 
     from escalade.tiers.corrections import Corrections

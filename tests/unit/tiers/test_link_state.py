@@ -80,6 +80,17 @@ def test_a_call_that_was_late_while_others_were_answered_is_no_sign_of_a_frozen_
     assert (known.state, known.since) == ("frozen", 7.0)
 
 
+def test_a_frozen_peer_whose_connection_is_given_up_is_still_frozen() -> None:
+    """A call that finds no connection does not say why; a probe does."""
+    known = link()
+    known.answered(1.0, 0.01)
+    known.probed("timeout", 3.0)
+    known.failed("unavailable", 4.0, given_s=1.0)
+    assert (known.state, known.since) == ("frozen", 3.0)
+    known.probed("unavailable", 5.0)
+    assert (known.state, known.since) == ("refused", 5.0)
+
+
 def test_a_failure_that_is_tried_again_is_not_held_against_the_peer() -> None:
     """Counted, but the breaker judges by the second try; a link that is in trouble is not trusted with one."""
     known = link()
@@ -100,7 +111,7 @@ def test_a_failure_that_is_tried_again_is_not_held_against_the_peer() -> None:
 def test_only_what_changes_is_news() -> None:
     """A dead link is one line in the log, and so is its return."""
     known = link()
-    told = [known.answered(1.0, 0.01), known.failed("timeout", 2.0, 1.0), known.failed("timeout", 3.0, 1.0)]
+    told = [known.answered(1.0, 0.01), known.failed("timeout", 2.0, 1.0), known.failed("unavailable", 3.0, 1.0)]
     told += [known.probed("timeout", 4.0), known.probed("ok", 5.0), known.probed("ok", 6.0), known.answered(7.0, 0.01)]
     assert told == [False, True, False, False, True, False, False]
 

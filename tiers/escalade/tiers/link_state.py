@@ -124,7 +124,8 @@ class LinkState:
             self.heard = now
             return self._alive(reason, now)
         if reason == "unavailable":
-            self._enter("refused", now)
+            if self.state != "frozen":  # it may be the connection that was given up: the next probe will tell
+                self._enter("refused", now)
             self.breaker.failed(now)
         else:
             if self.heard <= now - given_s and not self.breaker.hurried(given_s):  # nothing at all came meanwhile
@@ -173,8 +174,8 @@ class LinkState:
         return self._told(outcome)
 
     def _told(self, outcome: str) -> bool:
-        news, self._outcome = outcome != self._outcome, outcome
-        return news
+        before, self._outcome = self._outcome, outcome
+        return outcome != before and not (outcome in _LOST and before in _LOST)  # how a dead peer is dead may vary
 
     def _enter(self, state: State, now: float) -> None:
         if state != self.state:

@@ -157,6 +157,7 @@ class Links:
             self._tell(link, state.failed(error.reason, now, given_s, again=again), error.reason, str(error))
             if not again:
                 raise
+            failure = error
         except BaseException:  # the caller gave up, or worse: the breaker must not wait for this call
             state.breaker.abandoned(self._clock())
             raise
@@ -168,7 +169,7 @@ class Links:
         await asyncio.sleep(jittered_s(self._pause_s, self._uniform()))
         now = self._clock()
         if not state.breaker.allows(now):
-            raise self._not_asked("circuit_open")
+            raise failure
         return await self._ask(link, x, started + given_s - now, caller, again=False)
 
     def _pays(self, state: LinkState, left_s: float) -> bool:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from escalade.tiers.metrics import TierMetrics
     from escalade.tiers.model import OnnxModel
 
+SILENCE = ("ping timeout", "timed out")
+"""How gRPC says that a connection, or an attempt at one, ended because nothing was heard from the peer."""
+
 NEXT_TIER = {"endpoint": "edge_node", "edge_node": "edge_server"}
 
 
@@ -91,11 +94,19 @@ class GrpcUpstream:
         return answer
 
     async def ready(self, timeout_s: float) -> None:
-        """Return when the peer answers anything to ServerReady, be it that it does not know the method."""
+        """Return when the peer answers anything to ServerReady, be it that it does not know the method.
+
+        Raises
+        ------
+        UpstreamError
+            `timeout` when nothing is heard of it, `unavailable` when its machine refuses the connection.
+        """
         try:
             await self._ready(b"", timeout=timeout_s)
         except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
             failure = _failure(error)
+            if failure.reason == "unavailable" and any(words in str(failure) for words in SILENCE):
+                failure = UpstreamError("timeout", str(failure))
             if failure.reason in ("timeout", "unavailable"):
                 raise failure from error
 

@@ -2,7 +2,7 @@
 
 The way of a request::
 
-    begin ─► _admit ─► model ─► _settle: score, decide ─► accepted ─► Row or Answer
+    begin ─► _rows_of ─► model ─► _settle: score, decide ─► accepted ─► Row or Answer
                                              └─ escalated ─► _escalate ─► the tier above's Answer,
                                                                           or this one's, degraded
 
@@ -23,20 +23,13 @@ import numpy as np
 import structlog
 
 from escalade.policies import Action, Batch, Context, Decisions, Feedback, Policy
+from escalade.tiers.admission import Admission, RunTimes, class_of, late_on_arrival, rank_of
 from escalade.tiers.answer import NO_LABEL, Answer, Hop, Row, merge_rows
 from escalade.tiers.batcher import Batcher
 from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.config import BatchingConfig, LimitsConfig
 from escalade.tiers.deadline import upstream_budget_s
-from escalade.tiers.errors import (
-    DeadlineError,
-    DrainingError,
-    EscaladeError,
-    InputError,
-    OverloadedError,
-    TooLargeError,
-    UpstreamError,
-)
+from escalade.tiers.errors import DrainingError, EscaladeError, InputError, TooLargeError, UpstreamError
 from escalade.tiers.followers import Followers, Watch
 from escalade.tiers.metrics import TierMetrics
 from escalade.tiers.upstream import Gatherer, Upstream
@@ -113,7 +106,7 @@ class Tier:
         self.name, self.model, self.policy = name, model, policy
         self._followers = Followers.of(policy, recorder, self.policy_failed)
         self.metrics = metrics or TierMetrics(name, model.name)
-        self.metrics.queue_depth = lambda: self._pending
+        self.metrics.queue_depth, self.metrics.load = lambda: self._pending, lambda: self.load
         self.draining = False
         head.on_score_error = self.policy_failed
         self._head, self._clock, self._uniform = head, clock, uniform
@@ -124,12 +117,18 @@ class Tier:
         self._drained = asyncio.Event()
         # How many rows the loop may run at once without being held longer than one inline run may take.
         self._inline_rows = int(min(batching.inline_below_us / model.run_us, batching.max_batch))
+        max_batch = 1 if model.one_row_only else batching.max_batch
+        times = RunTimes(model.run_us / 1e6, max_rows=max(limits.max_rows, max_batch))
+        self.admission = Admission(
+            name, times, max_queue=limits.max_queue, max_batch=max_batch, workers=batching.workers
+        )
         self._batcher = Batcher(
             model.run,
-            max_batch=1 if model.one_row_only else batching.max_batch,
+            max_batch=max_batch,
             max_delay_s=batching.max_delay_ms / 1e3,
             workers=batching.workers,
             clock=clock,
+            admission=self.admission,
             on_batch=self.metrics.batch_rows.observe,
         )
         self._gatherer = Gatherer(upstream, max_batch=upstream_max_batch, clock=clock) if upstream else None
@@ -144,6 +143,11 @@ class Tier:
     def pending(self) -> int:
         """Requests that wait for the model or for the tier above."""
         return self._pending
+
+    @property
+    def load(self) -> float:
+        """How full the tier is: 0 to 1, in eighths."""
+        return self.admission.load(self._pending, self._batcher.waiting_rows)
 
     async def infer(
         self, x: NDArray[Any], deadline: float = FOREVER, caller: Caller = PLAIN, request_id: str = ""
@@ -166,13 +170,17 @@ class Tier:
         """Return the answer itself when it is ready at once, else an awaitable of it; raises as `infer`."""
         request = _Request(x, self._clock(), deadline, caller, request_id)
         try:
-            rows = self._admit(x, request.started, deadline)
+            rows = self._rows_of(x)
             if rows > self._inline_rows:
                 return self._run_later(request)
+            if self._pending >= self._max_queue:
+                raise self.admission.full(self._pending)
+            if deadline <= request.started:
+                raise late_on_arrival()
             self.metrics.batch_rows.observe(rows)
             return self._settle(request, self.model.run(x))
         except EscaladeError as error:
-            self.metrics.requests[error.outcome] += 1
+            self.metrics.refused(error, class_of(caller))
             raise
 
     def observe(self, feedback: Feedback) -> None:
@@ -195,8 +203,8 @@ class Tier:
             await self._gatherer.close()
         self._batcher.close()
 
-    def _admit(self, x: NDArray[Any], now: float, deadline: float) -> int:
-        """Return the rows of a request that may enter; raise for one that may not."""
+    def _rows_of(self, x: NDArray[Any]) -> int:
+        """Return the rows of an input that this tier takes; raise for one that it does not."""
         if not (x.shape == self._one_row or self._fits(x.shape)) or x.dtype != self._dtype:
             raise InputError(
                 f"input {self.model.input.name!r} must be {self.model.input.datatype} of shape "
@@ -207,10 +215,6 @@ class Tier:
             raise TooLargeError(f"the request has {rows} rows; this tier takes at most {self._max_rows}: send less")
         if self.draining:
             raise DrainingError(f"{self.name} is stopping and takes no new requests")
-        if self._pending >= self._max_queue:
-            raise OverloadedError(f"{self.name} already holds {self._pending} requests; try again later")
-        if deadline <= now:
-            raise DeadlineError("the deadline had passed when the request arrived")
         return rows
 
     def _leave(self) -> None:
@@ -229,11 +233,12 @@ class Tier:
         request.shared = True
         self._pending += 1  # until it is answered: on its way upward too
         try:
-            outputs = await self._batcher.submit(request.x, request.deadline)
+            rank = rank_of(request.caller)
+            outputs = await self._batcher.submit(request.x, request.deadline, rank, pending=self._pending - 1)
             result = self._settle(request, outputs)
             return result if isinstance(result, (Row, Answer)) else await result
         except EscaladeError as error:
-            self.metrics.requests[error.outcome] += 1
+            self.metrics.refused(error, class_of(request.caller))
             raise
         except asyncio.CancelledError:
             self.metrics.requests["cancelled"] += 1

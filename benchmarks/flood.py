@@ -175,7 +175,7 @@ def flood(
         By kind; and how late, at most, a request was sent after it was due: above a few milliseconds the
         generator, or the peer's flow control, was the bottleneck.
     """
-    rng = random.Random(seed)  # noqa: S311  # traffic, not secrets
+    rng = random.Random(seed)  # traffic, not secrets
     messages = [b"\0" + len(body).to_bytes(4, "big") + body for body in bodies]
     kinds = rng.choices(range(len(bodies)), shares, k=1 << 14)
     links = [Connection(address, deadline_s) for _ in range(connections)]

@@ -154,7 +154,7 @@ class Admission:
     def displaced(self, waiting: Sequence[int]) -> OverloadedError:
         """Return what a request is told that has to leave for a more urgent one."""
         return OverloadedError(
-            f"{self._name} is full and gave this request's place to a more urgent one; ask elsewhere or try again later",
+            f"{self._name} is full and gave this place to a more urgent request; ask elsewhere or try again later",
             cause="displaced",
             retry_s=self._work_s(sum(waiting)),
         )

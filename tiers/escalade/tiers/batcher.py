@@ -1,9 +1,9 @@
 """Micro-batching for models that are too slow to run on the event loop.
 
 An idle tier runs a request at once, alone. While every worker is busy requests wait, and the next
-free worker takes what waits, the most urgent class first, up to `max_batch` rows: the batch grows with the
-load and nobody waits for company. `max_delay_s` lets a run that follows a shared one wait a little longer to fill; measured,
-it rarely pays.
+free worker takes what waits, the most urgent class first, up to `max_batch` rows: the batch grows with
+the load and nobody waits for company. `max_delay_s` lets a run that follows a shared one wait a little
+longer to fill; measured, it rarely pays.
 """
 
 from __future__ import annotations
@@ -221,9 +221,7 @@ class Batcher:
         running = asyncio.get_running_loop().run_in_executor(self._pool, self._run, x)
         running.add_done_callback(lambda done: self._finish(batch, len(x), started, end, done))
 
-    def _finish(
-        self, batch: list[_Item], rows: int, started: float, end: float, done: asyncio.Future[Arrays]
-    ) -> None:
+    def _finish(self, batch: list[_Item], rows: int, started: float, end: float, done: asyncio.Future[Arrays]) -> None:
         """Hand each request its rows, then start what waited meanwhile."""
         self._idle += 1
         self._ends.remove(end)

@@ -33,9 +33,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from escalade.tiers.admission import Admission
     from escalade.tiers.answer import Answer
 
 log = structlog.get_logger(__name__)
+
+WATCH_S = 0.25
+"""Between two looks at how busy the event loop is."""
 
 
 class Service:
@@ -63,6 +67,7 @@ class Service:
         self._server: GrpcServer | None = None
         self._metrics_server: Any = None
         self._retuning: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._recorder: Recorder | None = None
 
     @classmethod
@@ -165,14 +170,17 @@ class Service:
             version=version("escalade"),
             default_deadline_s=config.limits.default_deadline_ms / 1e3,
             clock=time.monotonic,
+            device_rate=config.limits.device_rate,
         )
         self._server = GrpcServer(
             self._servicer,
             config.listen.address,
             max_message_bytes=config.limits.max_message_bytes,
+            max_unread=config.limits.max_unread,
             reflection_on=config.listen.reflection,
         )
         address = await self._server.start()
+        self._watching = asyncio.create_task(_watch_loop(self.tier.admission))
         metrics_port = self._metrics_server.server_port if self._metrics_server else None
         log.info("serving", tier=self.tier_name, address=address, metrics_port=metrics_port)
         return address
@@ -200,10 +208,11 @@ class Service:
         if self._server:
             await self._server.stop(max(0.0, stop - time.monotonic()))
             self._server = None
-        if self._retuning:
-            self._retuning.cancel()
-            await asyncio.gather(self._retuning, return_exceptions=True)
-            self._retuning = None
+        for task in (self._retuning, self._watching):
+            if task:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        self._retuning = self._watching = None
         await self._tier.close()
         if self._recorder:
             await asyncio.to_thread(self._recorder.close)
@@ -238,6 +247,14 @@ def _policy(config: TierConfig, sha256: str) -> Policy:
     except ValueError as error:
         raise ConfigError(f"does not fit the tier: {error}", key="policy") from error
     return policy
+
+
+async def _watch_loop(admission: Admission) -> None:
+    """Tell the admission how busy the event loop is: where it runs the model, that is how full the tier is."""
+    while True:
+        wall_s, cpu_s = time.monotonic(), time.thread_time()
+        await asyncio.sleep(WATCH_S)
+        admission.busy = (time.thread_time() - cpu_s) / (time.monotonic() - wall_s)
 
 
 def _serve_metrics(metrics: TierMetrics, address: str) -> Any:

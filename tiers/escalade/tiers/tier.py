@@ -295,10 +295,14 @@ class Tier:
     ) -> tuple[Action, float]:
         """Decide on a single row in plain Python numbers; return the action and the time."""
         now = self._clock()
-        above_ms = self._gatherer.latency_ms if self._gatherer else FOREVER
+        gatherer, above_ms, load = self._gatherer, FOREVER, 0.0
+        if gatherer is not None:
+            above_ms, load = gatherer.latency_ms, gatherer.load_at(now)
         remaining_ms = (request.deadline - now) * 1e3
-        # Positional: time_s, uniform, remaining_ms, bytes_up, upstream_ms, posterior.
-        context = Context(self._epoch + now, self._uniform(), remaining_ms, request.x.nbytes, above_ms, posterior)
+        # Positional: time_s, uniform, remaining_ms, bytes_up, upstream_ms, posterior, device, upstream_load.
+        context = Context(
+            self._epoch + now, self._uniform(), remaining_ms, request.x.nbytes, above_ms, posterior, 0, load
+        )
         try:
             action = self.policy.decide_one(score, context)
             if action is not ACCEPT:
@@ -342,6 +346,7 @@ class Tier:
             remaining_ms=(deadline - now) * 1e3,
             bytes_up=request.x.nbytes // rows,
             upstream_ms=self._gatherer.latency_ms if self._gatherer else FOREVER,
+            upstream_load=self._gatherer.load_at(now) if self._gatherer else 0.0,
         )
         try:
             decided = self.policy.decide(batch)

@@ -13,6 +13,7 @@ from escalade.tiers.breaker import Breaker
 from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.errors import UpstreamError
 from escalade.tiers.wire.channel import bytes_call, client_options
+from escalade.tiers.wire.load import load_from_bytes
 from escalade.tiers.wire.messages import answer_from_bytes, request_bytes, row_from_bytes
 from escalade.tiers.wire.status import reason_of
 
@@ -53,7 +54,7 @@ class GrpcUpstream:
         metrics: TierMetrics,
         max_message_bytes: int,
     ) -> None:
-        self.address = config.address
+        self.address, self.load = config.address, 0.0
         self._config, self._metrics, self._score = config, metrics, score
         self._model = config.model or model.name
         self._input = config.input or model.input.name
@@ -82,6 +83,7 @@ class GrpcUpstream:
         try:
             response = await self._infer(request, timeout=timeout_s)
             metrics.upstream_received_bytes += len(response)
+            self.load = load_from_bytes(response)
             if self._posterior and len(x) == 1 and (row := row_from_bytes(response)):
                 self._note("ok", "", time.monotonic() - started)
                 return row
@@ -135,6 +137,8 @@ class GrpcUpstream:
         """
         now, breaker, calls = time.monotonic(), self._breaker, self._metrics.upstream_calls
         calls[outcome] = calls.get(outcome, 0) + 1
+        if outcome == "overloaded":
+            self.load = 1.0
         if outcome == "ok":
             breaker.succeeded(now, seconds)
         elif outcome == "timeout":

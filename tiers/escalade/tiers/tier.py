@@ -2,7 +2,7 @@
 
 The way of a request::
 
-    begin ─► _admit ─► model ─► _settle: score, decide ─► accepted ─► Row or Answer
+    begin ─► _rows_of ─► model ─► _settle: score, decide ─► accepted ─► Row or Answer
                                              ├─ escalated ─► _ask ─► the tier above's Answer,
                                              │                       or this one's, degraded ─► _keep
                                              └─ deferred ──────────► this one's, provisional ─► _keep
@@ -24,20 +24,13 @@ import numpy as np
 import structlog
 
 from escalade.policies import Action, Batch, Context, Decisions, Feedback, Policy
+from escalade.tiers.admission import Admission, RunTimes, class_of, late_on_arrival, rank_of
 from escalade.tiers.answer import NO_LABEL, Answer, Hop, Row, merge_rows
 from escalade.tiers.batcher import Batcher
 from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.config import BatchingConfig, LimitsConfig
 from escalade.tiers.deadline import upstream_budget_s
-from escalade.tiers.errors import (
-    DeadlineError,
-    DrainingError,
-    EscaladeError,
-    InputError,
-    OverloadedError,
-    TooLargeError,
-    UpstreamError,
-)
+from escalade.tiers.errors import DrainingError, EscaladeError, InputError, TooLargeError, UpstreamError
 from escalade.tiers.followers import Followers, Watch
 from escalade.tiers.keeper import NotKeptError
 from escalade.tiers.metrics import TierMetrics
@@ -129,7 +122,7 @@ class Tier:
         self.name, self.model, self.policy = name, model, policy
         self._followers = Followers.of(policy, recorder, self.policy_failed, reports)
         self.metrics = metrics or TierMetrics(name, model.name)
-        self.metrics.queue_depth = lambda: self._pending
+        self.metrics.queue_depth, self.metrics.load = lambda: self._pending, lambda: self.load
         self.draining = False
         head.on_score_error = self.policy_failed
         self._head, self._clock, self._uniform = head, clock, uniform
@@ -140,12 +133,18 @@ class Tier:
         self._drained = asyncio.Event()
         # How many rows the loop may run at once without being held longer than one inline run may take.
         self._inline_rows = int(min(batching.inline_below_us / model.run_us, batching.max_batch))
+        max_batch = 1 if model.one_row_only else batching.max_batch
+        times = RunTimes(model.run_us / 1e6, max_rows=max(limits.max_rows, max_batch))
+        self.admission = Admission(
+            name, times, max_queue=limits.max_queue, max_batch=max_batch, workers=batching.workers
+        )
         self._batcher = Batcher(
             model.run,
-            max_batch=1 if model.one_row_only else batching.max_batch,
+            max_batch=max_batch,
             max_delay_s=batching.max_delay_ms / 1e3,
             workers=batching.workers,
             clock=clock,
+            admission=self.admission,
             on_batch=self.metrics.batch_rows.observe,
         )
         self._gatherer = Gatherer(upstream, max_batch=upstream_max_batch, clock=clock) if upstream else None
@@ -163,6 +162,11 @@ class Tier:
     def pending(self) -> int:
         """Requests that wait for the model or for the tier above."""
         return self._pending
+
+    @property
+    def load(self) -> float:
+        """How full the tier is: 0 to 1, in eighths."""
+        return self.admission.load(self._pending, self._batcher.waiting_rows)
 
     async def infer(
         self, x: NDArray[Any], deadline: float = FOREVER, caller: Caller = PLAIN, request_id: str = ""
@@ -185,13 +189,17 @@ class Tier:
         """Return the answer itself when it is ready at once, else an awaitable of it; raises as `infer`."""
         request = _Request(x, self._clock(), deadline, caller, request_id)
         try:
-            rows = self._admit(x, request.started, deadline)
+            rows = self._rows_of(x)
             if rows > self._inline_rows:
                 return self._run_later(request)
+            if self._pending >= self._max_queue:
+                raise self.admission.full(self._pending)
+            if deadline <= request.started:
+                raise late_on_arrival()
             self.metrics.batch_rows.observe(rows)
             return self._settle(request, self.model.run(x))
         except EscaladeError as error:
-            self.metrics.requests[error.outcome] += 1
+            self.metrics.refused(error, class_of(caller))
             raise
 
     def observe(self, feedback: Feedback) -> None:
@@ -214,8 +222,8 @@ class Tier:
             await self._gatherer.close()
         self._batcher.close()
 
-    def _admit(self, x: NDArray[Any], now: float, deadline: float) -> int:
-        """Return the rows of a request that may enter; raise for one that may not."""
+    def _rows_of(self, x: NDArray[Any]) -> int:
+        """Return the rows of an input that this tier takes; raise for one that it does not."""
         if not (x.shape == self._one_row or self._fits(x.shape)) or x.dtype != self._dtype:
             raise InputError(
                 f"input {self.model.input.name!r} must be {self.model.input.datatype} of shape "
@@ -226,10 +234,6 @@ class Tier:
             raise TooLargeError(f"the request has {rows} rows; this tier takes at most {self._max_rows}: send less")
         if self.draining:
             raise DrainingError(f"{self.name} is stopping and takes no new requests")
-        if self._pending >= self._max_queue:
-            raise OverloadedError(f"{self.name} already holds {self._pending} requests; try again later")
-        if deadline <= now:
-            raise DeadlineError("the deadline had passed when the request arrived")
         return rows
 
     def _leave(self) -> None:
@@ -248,11 +252,12 @@ class Tier:
         request.shared = True
         self._pending += 1  # until it is answered: on its way upward too
         try:
-            outputs = await self._batcher.submit(request.x, request.deadline)
+            rank = rank_of(request.caller)
+            outputs = await self._batcher.submit(request.x, request.deadline, rank, pending=self._pending - 1)
             result = self._settle(request, outputs)
             return result if isinstance(result, (Row, Answer)) else await result
         except EscaladeError as error:
-            self.metrics.requests[error.outcome] += 1
+            self.metrics.refused(error, class_of(request.caller))
             raise
         except asyncio.CancelledError:
             self.metrics.requests["cancelled"] += 1
@@ -315,10 +320,14 @@ class Tier:
     ) -> tuple[Action, float]:
         """Decide on a single row in plain Python numbers; return the action and the time."""
         now = self._clock()
-        above_ms = self._gatherer.latency_ms if self._gatherer else FOREVER
+        gatherer, above_ms, load = self._gatherer, FOREVER, 0.0
+        if gatherer is not None:
+            above_ms, load = gatherer.latency_ms, gatherer.load_at(now)
         remaining_ms = (request.deadline - now) * 1e3
-        # Positional: time_s, uniform, remaining_ms, bytes_up, upstream_ms, posterior.
-        context = Context(self._epoch + now, self._uniform(), remaining_ms, request.x.nbytes, above_ms, posterior)
+        # Positional: time_s, uniform, remaining_ms, bytes_up, upstream_ms, posterior, device, upstream_load.
+        context = Context(
+            self._epoch + now, self._uniform(), remaining_ms, request.x.nbytes, above_ms, posterior, 0, load
+        )
         try:
             action = self.policy.decide_one(score, context)
             if action is not ACCEPT:
@@ -362,6 +371,7 @@ class Tier:
             remaining_ms=(deadline - now) * 1e3,
             bytes_up=request.x.nbytes // rows,
             upstream_ms=self._gatherer.latency_ms if self._gatherer else FOREVER,
+            upstream_load=self._gatherer.load_at(now) if self._gatherer else 0.0,
         )
         try:
             decided = self.policy.decide(batch)

@@ -11,6 +11,7 @@ from escalade.tiers.answer import Hop
 from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.errors import UpstreamError
 from escalade.tiers.wire.channel import bytes_call, client_options
+from escalade.tiers.wire.load import load_from_bytes
 from escalade.tiers.wire.messages import answer_from_bytes, request_bytes, row_from_bytes
 from escalade.tiers.wire.status import reason_of
 
@@ -78,6 +79,7 @@ class GrpcUpstream:
                 self.load = 1.0
             raise failure from error
         metrics.upstream_received_bytes += len(response)
+        self.load = load_from_bytes(response)
         if self._posterior and len(x) == 1 and (row := row_from_bytes(response)):
             return row
         answer = answer_from_bytes(

@@ -125,6 +125,7 @@ def test_latency_and_load_are_recent() -> None:
     facts = known.facts("a:1", 0.7, "critical", 2.5)
     assert facts.latency_ms == pytest.approx(110)
     assert (facts.load, facts.only) == (0.7, "critical")
+    known.probed("ok", 3.2)
     assert known.facts("a:1", 0.7, None, 3.5).load == 0
 
 

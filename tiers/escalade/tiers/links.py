@@ -90,13 +90,14 @@ class Links:
         links = self._links if caller.priority == "critical" else self._for_all
         clock, last, failure = self._clock, len(links) - 1, None
         deadline = clock() + timeout_s
-        self._budget.earn()
         for place, link in enumerate(links):
             now = clock()
             if now >= deadline or not link.state.breaker.allows(now):
                 continue
             others = place < last and any(other.state.breaker.ready(now) for other in links[place + 1 :])
             given_s = link_budget_s(deadline - now, others=others)
+            if failure is None:
+                self._budget.earn()
             try:
                 return await self._ask(link, x, given_s, caller, again=not others)
             except UpstreamError as error:

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from math import inf
 from typing import TYPE_CHECKING
 
+import numpy as np
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
@@ -16,8 +17,10 @@ from escalade.tiers.outbox.item import PRIORITIES, Priority
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from numpy.typing import NDArray
     from prometheus_client.core import Metric
 
+    from escalade.tiers.answer import Answer
     from escalade.tiers.errors import EscaladeError
     from escalade.tiers.link_state import LinkFacts
 
@@ -96,6 +99,12 @@ class TierMetrics(Collector):
         self.requests[error.outcome] += 1
         if isinstance(error, OverloadedError):
             self.shed[priority, error.cause] += 1
+
+    def degrade(self, answer: Answer, rows: NDArray[np.bool_], reason: str) -> None:
+        """Mark rows of an answer as degraded, and count them."""
+        answer.degraded[rows] = True
+        answer.reason = reason
+        self.degraded[reason] = self.degraded.get(reason, 0) + int(np.count_nonzero(rows))
 
     def accepted_row(self, elapsed_s: float, score: float) -> None:
         """Count a request of one row that this tier answered with confidence: the hot path."""

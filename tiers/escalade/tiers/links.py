@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import structlog
@@ -132,18 +133,19 @@ class Links:
         self._probes = [asyncio.create_task(self._watch(link)) for link in self._links if link.probe_s]
 
     async def _watch(self, link: _Link) -> None:
-        peer, state, period_s = link.peer, link.state, link.probe_s
+        peer, state, period_s, asked = link.peer, link.state, link.probe_s, -inf
         while True:
-            asked = self._clock()
-            if asked - state.heard >= period_s:
-                outcome, detail = "ok", ""
-                try:
-                    await peer.ready(period_s)
-                except UpstreamError as error:
-                    outcome, detail = error.reason, str(error)
-                if state.heard < asked or outcome == "ok":  # else a call was answered meanwhile: that counts for more
-                    self._tell(link, state.probed(outcome, self._clock()), outcome, detail)
-            await asyncio.sleep(max(asked, state.heard) + period_s - self._clock())
+            quiet_s = self._clock() - max(asked, state.heard)
+            if quiet_s < period_s:
+                await asyncio.sleep(period_s - quiet_s)
+                continue
+            asked, outcome, detail = self._clock(), "ok", ""
+            try:
+                await peer.ready(period_s)
+            except UpstreamError as error:
+                outcome, detail = error.reason, str(error)
+            if state.heard < asked or outcome == "ok":  # else a call was answered meanwhile: that counts for more
+                self._tell(link, state.probed(outcome, self._clock()), outcome, detail)
 
     async def _ask(self, link: _Link, x: NDArray[Any], given_s: float, caller: Caller, *, again: bool) -> Row | Answer:
         """Ask one link, which may take `given_s`, a second time where that pays; its breaker has let the call pass."""

@@ -124,7 +124,7 @@ async def test_rows_of_different_priorities_do_not_share_a_call() -> None:
     """What may take a link that is kept for critical requests takes nobody along; nor do hops get mixed up."""
     upstream = FakeUpstream()
     gatherer = gather(upstream)
-    callers = [Caller(), Caller(priority="critical"), Caller(hops=1), Caller(priority="critical", device="a")]
+    callers = [Caller(), Caller(priority="critical"), Caller(hops=1), Caller(priority="critical")]
     await asyncio.gather(*(gatherer.infer(rows(1), SOON, caller) for caller in callers))
     assert [(caller.priority, caller.hops) for caller in upstream.callers] == [
         ("normal", 0),

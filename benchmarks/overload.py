@@ -126,7 +126,7 @@ def _row(case: Case, name: str, times: int, samples: list[dict[str, Any]]) -> Ro
         "of capacity",
         case.target if (times, name) == (2, "with") else None,
         at_most=False,
-        detail=f"{spread}; capacity {capacity:.0f}/s; in time: {detail}; p99 {p99:.0f} ms; generator at most {behind:.0f} ms behind",
+        detail=f"{spread} of {capacity:.0f}/s; in time: {detail}; p99 {p99:.0f} ms; generator at most {behind:.0f} ms late",
     )
 
 

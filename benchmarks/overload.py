@@ -2,8 +2,8 @@
 
 Writes `results/overload.*`. Requests are 10 % critical, 60 % normal, 30 % bulk, each with the same deadline.
 Goodput is what was answered in time, counted at the client, over the capacity: what the same tier answered in a
-closed loop just before and just after (their mean). "Without shedding" is the same tier with no bound on its queues and no admission by
-deadline; what is late before it is computed is dropped there too.
+closed loop just before and just after (their mean). "Without shedding" is the same tier with no bound on its
+queues and no admission by deadline; what is late before it is computed is dropped there too.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _row(case: Case, name: str, times: int, samples: list[dict[str, Any]]) -> Ro
         "of capacity",
         case.target if (times, name) == (2, "with") else None,
         at_most=False,
-        detail=f"{spread} of {capacity:.0f}/s; in time: {detail}; p99 {p99:.0f} ms; generator at most {behind:.0f} ms late",
+        detail=f"{spread} of {capacity:.0f}/s; in time: {detail}; p99 {p99:.0f} ms; sent up to {behind:.0f} ms late",
     )
 
 

@@ -127,8 +127,9 @@ class Writer(Keeper):
     def put_back(self, seqs: Sequence[int]) -> None:
         """Put leased items back to their places, untried."""
         for seq in seqs:
-            self._order.failed(seq, attempted=False)
-        self._publish()
+            if self._out.pop(seq, None):
+                self._order.failed(seq, attempted=False)
+        self.publish()
 
     def clean_up(self) -> bool:
         """Evict what is too old, and write what is owed, if there is any; whether items may be taken."""

@@ -6,18 +6,23 @@ from bisect import bisect_left
 from math import inf
 from typing import TYPE_CHECKING
 
+import numpy as np
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from escalade.tiers.errors import OverloadedError
+from escalade.tiers.link_metrics import link_families
 from escalade.tiers.outbox.item import PRIORITIES, Priority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from numpy.typing import NDArray
     from prometheus_client.core import Metric
 
+    from escalade.tiers.answer import Answer
     from escalade.tiers.errors import EscaladeError
+    from escalade.tiers.link_state import LinkFacts
 
 SECONDS = (50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 SCORES = tuple(tenth / 10 for tenth in range(1, 11))
@@ -86,6 +91,7 @@ class TierMetrics(Collector):
         self.total_s = Histogram(SECONDS)
         self.batch_rows = Histogram(ROWS)
         self.queue_depth: Callable[[], int] = lambda: 0
+        self.links: Callable[[], list[LinkFacts]] = list
         self.load: Callable[[], float] = lambda: 0.0
 
     def refused(self, error: EscaladeError, priority: Priority) -> None:
@@ -93,6 +99,12 @@ class TierMetrics(Collector):
         self.requests[error.outcome] += 1
         if isinstance(error, OverloadedError):
             self.shed[priority, error.cause] += 1
+
+    def degrade(self, answer: Answer, rows: NDArray[np.bool_], reason: str) -> None:
+        """Mark rows of an answer as degraded, and count them."""
+        answer.degraded[rows] = True
+        answer.reason = reason
+        self.degraded[reason] = self.degraded.get(reason, 0) + int(np.count_nonzero(rows))
 
     def accepted_row(self, elapsed_s: float, score: float) -> None:
         """Count a request of one row that this tier answered with confidence: the hot path."""
@@ -151,6 +163,7 @@ class TierMetrics(Collector):
             label="hop",
         )
         yield histogram("escalade_batch_rows", "Rows that shared one run of the model.", ([], self.batch_rows))
+        yield from link_families(self.links(), self.labels)
         depth = GaugeMetricFamily("escalade_queue_depth", "Requests in the tier now.", labels=names)
         depth.add_metric(values, self.queue_depth())
         yield depth

@@ -28,7 +28,8 @@ def client_options(max_message_bytes: int) -> ChannelOptions:
     return [
         *_KEEPALIVE,
         ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.min_reconnect_backoff_ms", 200),
+        # How long one attempt may take: over a slow link the peer's first frame needs some hundred milliseconds.
+        ("grpc.min_reconnect_backoff_ms", 1_000),
         ("grpc.max_reconnect_backoff_ms", 2_000),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),

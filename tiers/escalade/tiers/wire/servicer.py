@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from escalade.tiers.config import DeviceRateConfig
+    from escalade.tiers.deliveries import Deliveries
     from escalade.tiers.tier import Tier
 
     Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -44,6 +45,8 @@ class InferenceServicer:
         For requests that carry none.
     clock:
         The tier's.
+    deliveries:
+        Recognises what outboxes below send again.
     device_rate:
         How much one device may ask; None: whatever it likes.
     """
@@ -55,11 +58,12 @@ class InferenceServicer:
         version: str,
         default_deadline_s: float,
         clock: Callable[[], float],
+        deliveries: Deliveries,
         device_rate: DeviceRateConfig | None = None,
     ) -> None:
         self.codec = Codec(tier.model)
         self._tier, self._version, self._clock = tier, version, clock
-        self._default_deadline_s = default_deadline_s
+        self._default_deadline_s, self._deliveries = default_deadline_s, deliveries
         self._rates = DeviceRates(device_rate) if device_rate else None
         self._streams: set[_Stream] = set()
 
@@ -81,6 +85,8 @@ class InferenceServicer:
         """Answer one request."""
         try:
             request = self._read(data)
+            if request.caller.delivery:
+                return self._with_load(await self._deliver(request, context))
             result = self._begin(request, context, context.time_remaining())
             answer = result if isinstance(result, (Row, Answer)) else await result
             return self._encode(request, answer)
@@ -116,6 +122,8 @@ class InferenceServicer:
             request_id = request_id_of(data)
             return request_id, self._stream_error(request_id, error)
         try:
+            if request.caller.delivery:
+                raise InputError("a delivery is sent by ModelInfer, not in a stream")
             result = self._begin(request, context, None)
             if isinstance(result, (Row, Answer)):
                 return request.id, in_stream(self._encode(request, result))
@@ -142,10 +150,20 @@ class InferenceServicer:
             self._tier.metrics.refused(error, class_of(PLAIN))
             raise
 
+    async def _deliver(self, request: InferRequest, context: Context) -> bytes:
+        async def infer() -> Row | Answer:
+            result = self._begin(request, context, context.time_remaining())
+            return result if isinstance(result, (Row, Answer)) else await result
+
+        return await self._deliveries.answer(request.caller, infer, lambda answer: self.codec.encode(request, answer))
+
     def _encode(self, request: InferRequest, answer: Row | Answer) -> bytes:
+        return self._with_load(self.codec.encode(request, answer))
+
+    def _with_load(self, response: bytes) -> bytes:
         """Return the response, with the tier's load where there is any to tell."""
-        data, load = self.codec.encode(request, answer), self._tier.load
-        return data + LOAD_BYTES[load] if load else data
+        load = self._tier.load
+        return response + LOAD_BYTES[load] if load else response
 
     def _begin(
         self, request: InferRequest, context: Context, remaining_s: float | None

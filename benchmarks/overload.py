@@ -103,7 +103,9 @@ def load(
     command = [sys.executable, "-m", "benchmarks.flood", server.address, "--bodies", *bodies]
     command += ["--shares", *map(str, SHARES), how, str(value), "--seconds", str(seconds)]
     command += ["--deadline-ms", str(deadline_ms)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the load generator failed: {done.stderr}")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 

@@ -45,6 +45,12 @@ async def ask(channel: grpc.aio.Channel, caller: Caller, timeout_s: float = 20) 
     return "ok"
 
 
+async def until(true: Callable[[], bool]) -> None:
+    """Let the event loop turn until it is so."""
+    while not true():  # noqa: ASYNC110  # turns of the loop, not a wait
+        await asyncio.sleep(0)
+
+
 @pytest.fixture
 def gates() -> Iterator[list[Gate]]:
     made: list[Gate] = []
@@ -68,13 +74,11 @@ async def test_a_flood_of_bulk_makes_no_critical_request_fail(start: Start, gate
     gate = gated(service, gates)
     async with grpc.aio.insecure_channel(address) as channel:
         flood = [asyncio.create_task(ask(channel, Caller(priority="bulk"))) for _ in range(60)]
-        while service.tier.pending < 20:  # the flood is in
-            await asyncio.sleep(0.01)
+        await until(lambda: service.tier.pending == 20)  # the flood is in
         urgent = [asyncio.create_task(ask(channel, Caller(priority="critical"))) for _ in range(15)]
         done, _ = await asyncio.wait(flood, return_when=asyncio.FIRST_COMPLETED)
         assert not any(task.done() for task in urgent)
-        while service.tier.metrics.shed["bulk", "displaced"] < 15:
-            await asyncio.sleep(0.01)
+        await until(lambda: service.tier.metrics.shed["bulk", "displaced"] == 15)
         gate.open.set()
         assert await asyncio.gather(*urgent) == ["ok"] * 15
         answers = await asyncio.gather(*flood)
@@ -102,7 +106,7 @@ async def test_a_flooding_device_does_not_hurt_another(start: Start) -> None:
     assert (shed["critical", "rate"], shed["normal", "rate"]) == (25, 1)
 
 
-async def test_what_gRPC_holds_unread_is_bounded(start: Start) -> None:
+async def test_what_grpc_holds_unread_is_bounded(start: Start) -> None:
     """While the event loop does not come to read them, calls beyond `max_unread` are refused, the rest answered."""
     _, address = await start(limits={"max_unread": 20})
     ready, held, refused = threading.Event(), threading.Event(), threading.Event()
@@ -144,8 +148,7 @@ async def test_a_tier_above_that_is_full_is_heard_below(start: Start, gates: lis
     gate = gated(server, gates)
     link = node.tier._gatherer._upstream
     calls = [asyncio.create_task(node.tier.infer(X)) for _ in range(8)]
-    while server.tier.pending < 8:
-        await asyncio.sleep(0.01)
+    await until(lambda: server.tier.pending == 8)
     refused = await node.tier.infer(X)
     assert refused.reason == "overloaded"
     assert link.load == 1.0

@@ -1,37 +1,27 @@
-"""The outbox's SQLite file: one connection, used by one thread. Decides nothing.
-
-WAL with `synchronous=FULL`: a transaction is on the disk when `transaction` returns. `locking_mode`
-is EXCLUSIVE, so no other program can write the file beside us (SQLite before 3.51.3 has a bug in
-resetting the WAL that takes two connections), and there is no shared-memory file.
-"""
+"""The outbox's SQLite file: one connection, used by one thread. Decides nothing."""
 
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections import Counter
 from contextlib import contextmanager, suppress
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from escalade.tiers.outbox.ages import Ages, age_s
-from escalade.tiers.outbox.errors import CorruptError, OutboxError, is_corrupt
+from escalade.tiers.outbox.sqlite_file import FileKind, corruption_noticed, open_file, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from escalade.tiers.outbox.item import Row
+    from escalade.tiers.outbox.sqlite_file import Synchronous
 
-Synchronous = Literal["FULL", "NORMAL", "OFF"]
-
-APPLICATION_ID = 0x45534F42  # "ESOB"
-VERSION = 1
 COLUMNS = "seq, rank, kind, created_s, checksum, device, id, provisional, payload"
 KEPT_QUARANTINED = 100
 """Rows; older ones are dropped."""
-MAX_WAL_BYTES = 8 * 1024 * 1024
 ROWS_AT_ONCE = (64, 8, 1)
 """In one statement: `sqlite3` gives the GIL away at each, and must wait to get it back from a busy loop."""
 _MARKS = "(?,?,?,?,?,?,?,?,?,?,?)"
@@ -48,6 +38,7 @@ CREATE TABLE quarantined (
 );
 CREATE TABLE counters (name TEXT PRIMARY KEY, count INTEGER NOT NULL);
 """
+KIND = FileKind("outbox", 0x45534F42, 1, _SCHEMA, "quarantined")  # "ESOB"
 
 
 class Known(NamedTuple):
@@ -84,13 +75,7 @@ class Database:
         self._ages, self._wall_s = Ages(now, wall_s), wall_s
         self._run, self._run_written = 0, False
         self._stale_runs: list[tuple[int]] = []
-        self._connection = sqlite3.connect(path, isolation_level=None, timeout=0.2, check_same_thread=False)
-        try:
-            with corruption_noticed():
-                self._set_up(synchronous)
-        except BaseException:
-            self.close()
-            raise
+        self._connection = open_file(path, KIND, synchronous)
 
     def close(self) -> None:
         """Close; what the WAL holds goes into the file if that is possible, and else stays in the WAL."""
@@ -134,17 +119,12 @@ class Database:
     def transaction(self) -> Iterator[None]:
         """Everything inside is on the disk at the end, or nothing of it is stored."""
         run_written = self._run_written
-        with corruption_noticed():
-            try:
-                self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            with transaction(self._connection):
                 yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                self._run_written = run_written
-                with suppress(sqlite3.Error):
-                    if self._connection.in_transaction:
-                        self._connection.execute("ROLLBACK")
-                raise
+        except BaseException:
+            self._run_written = run_written
+            raise
 
     def insert(self, rows: list[Row], now: float, wall_s: float) -> None:
         """Store items, inside a transaction."""
@@ -267,52 +247,6 @@ class Database:
         """Bring everything into the main file and empty the WAL."""
         with corruption_noticed():
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-    def _set_up(self, synchronous: Synchronous) -> None:
-        connection = self._connection
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        application, version, tables = (
-            connection.execute(query).fetchone()[0]
-            for query in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
-        )
-        if tables and application != APPLICATION_ID:
-            if connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'quarantined'").fetchone()[0]:
-                raise CorruptError("the file's header is damaged")
-            raise OutboxError(
-                f"outbox {self.path}: this is some other program's database; give the outbox a path of its own"
-            )
-        if version > VERSION:
-            raise OutboxError(f"outbox {self.path}: written by a newer escalade (format {version}); update this one")
-        connection.execute("PRAGMA journal_mode = WAL").fetchall()
-        connection.execute(f"PRAGMA synchronous = {synchronous}")
-        connection.execute(f"PRAGMA journal_size_limit = {MAX_WAL_BYTES}")
-        if not tables:
-            with self.transaction():
-                for statement in _SCHEMA.split(";")[:-1]:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version = {VERSION}")
-            sync_folder(self.path.parent)
-
-
-@contextmanager
-def corruption_noticed() -> Iterator[None]:
-    """Turn what SQLite says of a damaged file into `CorruptError`."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        if is_corrupt(error) or "no such table" in str(error):
-            raise CorruptError(str(error)) from error
-        raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Make new names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _text(value: object) -> str:

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from escalade.tiers.outbox.database import Database, sync_folder
+from escalade.tiers.outbox.database import Database
 from escalade.tiers.outbox.errors import CorruptError
+from escalade.tiers.outbox.sqlite_file import sync_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from escalade.tiers.outbox.database import Synchronous
+    from escalade.tiers.outbox.sqlite_file import Synchronous
+
 
 log = structlog.get_logger(__name__)
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from escalade.tiers.outbox.database import Synchronous
     from escalade.tiers.outbox.item import Item, Leased
+    from escalade.tiers.outbox.sqlite_file import Synchronous
     from escalade.tiers.outbox.stats import Evicted, OutboxStats
 
 MAX_GROUP = 256

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from escalade.tiers.outbox.database import Synchronous
+    from escalade.tiers.outbox.sqlite_file import Synchronous
+
 
 log = structlog.get_logger(__name__)
 

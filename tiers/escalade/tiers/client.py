@@ -54,8 +54,9 @@ class Client:
         model: str,
         timeout_s: float = 1.0,
         id: str = "",  # noqa: A002  # the protocol's word
+        event: str = "",
     ) -> Answer:
-        """Return the answer of `model` to `x`, `[B, *row]`.
+        """Return the answer of `model` to `x`, `[B, *row]`; `event`: what it is an observation of.
 
         Raises
         ------
@@ -66,7 +67,7 @@ class Client:
             if model not in self._input_names:
                 metadata = await self._call("ModelMetadata", metadata_request_bytes(model), timeout_s)
                 self._input_names[model] = input_name_from_bytes(metadata)
-            request = request_bytes(x, model=model, input_name=self._input_names[model], id=id)
+            request = request_bytes(x, model=model, input_name=self._input_names[model], id=id, event=event)
             data = await self._call("ModelInfer", request, timeout_s)
             return answer_from_bytes(data, rows=len(x))
         except UpstreamError as error:

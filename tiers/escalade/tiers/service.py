@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from escalade.policies import Policy, PolicyConfigError, load_policy, load_score
 from escalade.policies.combinator import listens
+from escalade.tiers.attached import Attached
 from escalade.tiers.config import TierConfig, TierName, host_port
 from escalade.tiers.config_file import load_config, parse_config
 from escalade.tiers.errors import ConfigError
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from numpy.typing import NDArray
+    from prometheus_client.registry import Collector
 
     from escalade.tiers.answer import Answer
 
@@ -64,6 +66,7 @@ class Service:
         self._metrics_server: Any = None
         self._retuning: asyncio.Task[None] | None = None
         self._recorder: Recorder | None = None
+        self._attached = Attached()
 
     @classmethod
     def from_config(cls, config: TierConfig | Mapping[str, Any] | str | Path) -> Self:
@@ -136,6 +139,7 @@ class Service:
             upstream_max_batch=upstream.max_batch if upstream else 1,
             recorder=self._recorder,
         )
+        await self._attached.start(config, self._tier)
         if listens(policy, "retune"):
             slow_loop = retune_forever(policy, Window(metrics), self.retune_seconds, self._tier.policy_failed)
             self._retuning = asyncio.create_task(slow_loop)
@@ -159,26 +163,32 @@ class Service:
         """
         config = self.config
         if config.metrics and self._metrics_server is None:
-            self._metrics_server = _serve_metrics(self.tier.metrics, config.metrics.address)
+            self._metrics_server = _serve_metrics(
+                [self.tier.metrics, *self._attached.collectors], config.metrics.address
+            )
         self._servicer = InferenceServicer(
             self.tier,
             version=version("escalade"),
             default_deadline_s=config.limits.default_deadline_ms / 1e3,
             clock=time.monotonic,
+            answered=self._attached.answered,
         )
         self._server = GrpcServer(
             self._servicer,
             config.listen.address,
             max_message_bytes=config.limits.max_message_bytes,
             reflection_on=config.listen.reflection,
+            more=self._attached.services,
         )
         address = await self._server.start()
         metrics_port = self._metrics_server.server_port if self._metrics_server else None
         log.info("serving", tier=self.tier_name, address=address, metrics_port=metrics_port)
         return address
 
-    async def infer(self, x: NDArray[Any], deadline_ms: float | None = None) -> Answer:
+    async def infer(self, x: NDArray[Any], deadline_ms: float | None = None, *, event: str = "") -> Answer:
         """Return the answer to `x`, `[B, *row]`, within `deadline_ms` (default: `limits.default_deadline_ms`).
+
+        `event` is the key of what `x` is an observation of, for a tier that reports to an aggregator.
 
         Raises
         ------
@@ -186,7 +196,10 @@ class Service:
             See `escalade.tiers.errors`.
         """
         limit_ms = self.config.limits.default_deadline_ms if deadline_ms is None else deadline_ms
-        return await self.tier.infer(x, time.monotonic() + limit_ms / 1e3)
+        answer = await self.tier.infer(x, time.monotonic() + limit_ms / 1e3)
+        if self._attached.answered is not None:
+            self._attached.answered(x, answer, event)
+        return answer
 
     async def close(self) -> None:
         """Finish what was accepted, refuse what is new, within `limits.drain_seconds`; then let everything go."""
@@ -204,6 +217,7 @@ class Service:
             self._retuning.cancel()
             await asyncio.gather(self._retuning, return_exceptions=True)
             self._retuning = None
+        await self._attached.close()
         await self._tier.close()
         if self._recorder:
             await asyncio.to_thread(self._recorder.close)
@@ -240,9 +254,10 @@ def _policy(config: TierConfig, sha256: str) -> Policy:
     return policy
 
 
-def _serve_metrics(metrics: TierMetrics, address: str) -> Any:
+def _serve_metrics(collectors: Sequence[Collector], address: str) -> Any:
     registry = CollectorRegistry()
-    registry.register(metrics)
+    for collector in collectors:
+        registry.register(collector)
     host, port = host_port(address)
     try:
         server, _ = start_http_server(port, host, registry)

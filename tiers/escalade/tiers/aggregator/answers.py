@@ -5,16 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from escalade.tiers.errors import InputError
+from escalade.tiers.errors import ForgottenError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from escalade.tiers.aggregator.event import Answer
-
-
-class ForgottenError(InputError):
-    """The answers that somebody wants to go on from are not kept any more."""
 
 
 class AnswerLog:

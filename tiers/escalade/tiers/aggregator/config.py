@@ -86,8 +86,8 @@ class AggregatorConfig(Section):
     """Observations so much later than now, by the corrected clock, are refused."""
     max_events: PositiveInt = 20_000
     """Events that are open or may still be corrected; each node may have opened its equal share of them."""
-    max_kept: PositiveInt = 10_000
-    """Answers kept for `GetEvent` and `WatchEvents`, the oldest given up first."""
+    max_kept: PositiveInt = 20_000
+    """Answers kept for `GetEvent` and `WatchEvents`, the oldest given up first; at least `max_events`."""
     max_batch: PositiveInt = 256
     """Observations in one request."""
     max_raw_bytes: PositiveInt = 65_536
@@ -113,4 +113,10 @@ class AggregatorConfig(Section):
     def _a_quorum_that_can_be_met(self) -> AggregatorConfig:
         if self.quorum is not None and self.quorum > len(self.nodes):
             raise ValueError(f"a quorum of {self.quorum} of {len(self.nodes)} nodes is never met; lower `quorum`")
+        return self
+
+    @model_validator(mode="after")
+    def _answers_outlive_their_events(self) -> AggregatorConfig:
+        if self.max_kept < self.max_events:
+            raise ValueError(f"max_kept ({self.max_kept}) must be at least max_events ({self.max_events}); raise it")
         return self

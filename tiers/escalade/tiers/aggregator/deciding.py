@@ -187,7 +187,7 @@ def _mean(parts: list[Any], classes: int) -> NDArray[np.float32]:
     usable = [one for one in posteriors if len(one) == classes and np.isfinite(one).all()]
     if not usable:
         raise next((part for part in parts if isinstance(part, EscaladeError)), EscaladeError("no usable posterior"))
-    mean: NDArray[np.float32] = np.mean(usable, axis=0, dtype=np.float64).astype(np.float32)
+    mean: NDArray[np.float32] = np.stack(usable).mean(axis=0, dtype=np.float64).astype(np.float32)
     return mean
 
 

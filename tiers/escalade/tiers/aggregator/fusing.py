@@ -19,7 +19,7 @@ from escalade.policies.fusion import (
 from escalade.policies.fusion.rule import conflict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -41,11 +41,13 @@ class Fusing:
 
     def __init__(self, rule: FusionRule | FeatureFusion, *, nodes: int, classes: int) -> None:
         self.rule = rule
-        self._nodes, self._classes = nodes, classes
+        self._nodes, self.classes = nodes, classes
         self._features = rule if isinstance(rule, FeatureFusion) else None
         # Of features only the health is learnt, from the posteriors beside them.
         self._watched = HealthChecked(MeanProbability(), NodeHealth()) if isinstance(rule, FeatureFusion) else rule
         self._reliability = ReliabilityWeighted()
+        self.failed: Callable[[Exception], object] = lambda error: None
+        """Told what a user's rule raises while it learns, or is asked whether an event is settled."""
         self.changed = False
         """Whether anything was learnt since `state_dict` was last asked for."""
         self.try_out()
@@ -64,14 +66,14 @@ class Fusing:
             blank = np.zeros((1, self._nodes, self.feature_size), np.float32)
             fused = self._features.fuse(blank)
         else:
-            uniform = np.full((1, self._nodes, self._classes), 1 / self._classes, np.float32)
+            uniform = np.full((1, self._nodes, self.classes), 1 / self.classes, np.float32)
             fused = self._watched.fuse(uniform)
-        if fused.posterior.shape != (1, self._classes):
-            raise ValueError(f"it answers {fused.posterior.shape[1]} classes, not {self._classes}")
+        if fused.posterior.shape != (1, self.classes):
+            raise ValueError(f"it answers {fused.posterior.shape[1]} classes, not {self.classes}")
 
     def fuse(self, events: Sequence[Event]) -> Fused:
         """Return the answers to events as they are now."""
-        p, mask = _arrays(events)
+        p, mask = arrays(events)
         if self._features is None:
             return self._watched.fuse(p, mask)
         size = self.feature_size
@@ -85,26 +87,36 @@ class Fusing:
         """Return bool `[E]`: whether no missing node can change the label."""
         if self._features is not None:
             return np.array([event.present.all() for event in events])
-        return self._watched.settled(*_arrays(events))
+        try:
+            return self._watched.settled(*arrays(events))
+        except Exception as error:  # noqa: BLE001  # a user's rule may raise anything
+            self.failed(error)
+            return np.zeros(len(events), np.bool_)
 
     def learn(self, events: Sequence[Event]) -> None:
         """Learn from events that nobody is expected to report any more, in this order."""
-        p, mask = _arrays(events)
-        labels = np.array([event.label for event in events])
-        self._watched.observe(p, mask, labels)
-        self._reliability.observe(p, mask, labels)
+        p, mask = arrays(events)
         for event in events:
             event.learnt = True
         self.changed = True
+        labels = np.array([event.label for event in events])
+        self._reliability.observe(p, mask, labels)
+        try:
+            self._watched.observe(p, mask, labels)
+        except Exception as error:  # noqa: BLE001  # as above
+            self.failed(error)
 
     def learn_label(self, event: Event) -> None:
         """Learn the truth about an event that was learnt from before without it: counted beside the agreement."""
-        p, mask = _arrays([event])
+        p, mask = arrays([event])
         labels = np.array([event.label])
         rule = self._watched.rule if isinstance(self._watched, HealthChecked) else self._watched
-        rule.observe(p, mask, labels)
-        self._reliability.observe(p, mask, labels)
         self.changed = True
+        self._reliability.observe(p, mask, labels)
+        try:
+            rule.observe(p, mask, labels)
+        except Exception as error:  # noqa: BLE001  # as above
+            self.failed(error)
 
     def report(self) -> list[tuple[NodeReport, float]]:
         """Return how every node is, and its reliability: nan before anything was learnt."""
@@ -138,5 +150,6 @@ class Fusing:
         return trust if len(trust) else None
 
 
-def _arrays(events: Sequence[Event]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def arrays(events: Sequence[Event]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return posteriors `[E, N, C]` and who has reported, `[E, N]`."""
     return np.stack([event.posteriors for event in events]), np.stack([event.present for event in events])

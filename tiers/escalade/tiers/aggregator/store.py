@@ -9,6 +9,7 @@ import json
 import sqlite3
 import time
 from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -55,9 +56,6 @@ class Learnt(NamedTuple):
     state: dict[str, Any]
 
 
-Operation = "Accepted | Answer | Final | Learnt"
-
-
 class Known(NamedTuple):
     """One observation as it was kept, with what its event began with."""
 
@@ -99,23 +97,24 @@ class Store:
 
     def write(self, operations: Sequence[Accepted | Answer | Final | Learnt]) -> None:
         """Put all of it on the disk, in one transaction; OutboxError when that cannot be done, and nothing was."""
-        finals, rows, answers = list[tuple[str]](), list[tuple[Any, ...]](), list[tuple[Any, ...]]()
+        finals, rows, answers = list[tuple[str]](), dict[str, list[tuple[Any, ...]]](), list[tuple[Any, ...]]()
         learnt: Learnt | None = None
         for one in operations:
             if isinstance(one, Answer):
                 answers.append(self._answer_row(one))
             elif isinstance(one, Final):
                 finals.append((one.event,))
+                rows.pop(one.event, None)
             elif isinstance(one, Learnt):
                 learnt = one
             else:
-                rows.append(_row(one))
+                rows.setdefault(one.event.key, []).append(_row(one))
         connection = self._connection
         try:
             with transaction(connection):
-                # Finals first: a key may be used anew once its event is final.
                 connection.executemany("DELETE FROM observations WHERE event = ?", finals)
-                connection.executemany("INSERT INTO observations VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", rows)
+                kept = list(chain.from_iterable(rows.values()))
+                connection.executemany("INSERT INTO observations VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", kept)
                 if answers:
                     connection.executemany("INSERT INTO answers VALUES (?,?,?)", answers)
                     oldest = answers[-1][0] - self._max_kept

@@ -45,6 +45,8 @@ class InferRequest:
     id: str = ""
     outputs: list[str] | None = None
     deadline_ms: float | None = None
+    event: str = ""
+    """The key of what `x` is an observation of."""
 
 
 class Codec:
@@ -123,6 +125,11 @@ class Codec:
             if deadline.WhichOneof("parameter_choice") != "int64_param":
                 raise InputError("parameter 'escalade.deadline_ms' must be an int64_param: whole milliseconds")
             request.deadline_ms = float(deadline.int64_param)
+        if "escalade.event" in message.parameters:
+            event = message.parameters["escalade.event"]
+            if event.WhichOneof("parameter_choice") != "string_param":
+                raise InputError("parameter 'escalade.event' must be a string_param: the event's key")
+            request.event = event.string_param
         return request
 
     def encode(self, request: InferRequest, answer: Row | Answer) -> bytes:

@@ -45,6 +45,7 @@ def request_bytes(
     id: str = "",  # noqa: A002  # the protocol's word
     outputs: Sequence[str] = (),
     deadline_ms: int | None = None,
+    event: str = "",
 ) -> bytes:
     """Return a ModelInferRequest for `x`, `[B, ...]`, as bytes."""
     message = ModelInferRequest(model_name=model, model_version=version, id=id)
@@ -57,6 +58,8 @@ def request_bytes(
         message.outputs.add().name = name
     if deadline_ms is not None:
         message.parameters["escalade.deadline_ms"].int64_param = deadline_ms
+    if event:
+        message.parameters["escalade.event"].string_param = event
     return message.SerializeToString()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import grpc
+from google.protobuf import descriptor_pool
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
@@ -15,6 +16,10 @@ from escalade.tiers.errors import ConfigError
 from escalade.tiers.wire.channel import SERVICE, server_options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from google.protobuf.descriptor import FileDescriptor
+
     from escalade.tiers.wire.servicer import InferenceServicer
 
 
@@ -25,19 +30,28 @@ class GrpcServer:
     ----------
     address:
         `host:port`; port 0 takes any free one.
+    more:
+        Each adds a service of escalade's own to the server and returns its full name, for health and reflection.
     """
 
     def __init__(
-        self, servicer: InferenceServicer, address: str, *, max_message_bytes: int, reflection_on: bool
+        self,
+        servicer: InferenceServicer,
+        address: str,
+        *,
+        max_message_bytes: int,
+        reflection_on: bool,
+        more: Sequence[Callable[[grpc.aio.Server], str]] = (),
     ) -> None:
         self._servicer, self._address = servicer, address
         self._server = grpc.aio.server(options=server_options(max_message_bytes))
         self._server.add_generic_rpc_handlers([servicer.handler()])
+        self._more = [add(self._server) for add in more]
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if reflection_on:
-            names = [SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME]
-            reflection.enable_server_reflection(names, self._server, pool=_described())
+            names = [SERVICE, *self._more, health.SERVICE_NAME, reflection.SERVICE_NAME]
+            reflection.enable_server_reflection(names, self._server, pool=_described(self._more))
 
     async def start(self) -> str:
         """Open the port and return the bound address.
@@ -59,7 +73,7 @@ class GrpcServer:
                 key="listen.address",
             )
         await self._server.start()
-        for service in ("", SERVICE):
+        for service in ("", SERVICE, *self._more):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return f"{f'[{host}]' if ':' in host else host}:{bound or port}"
 
@@ -73,9 +87,18 @@ class GrpcServer:
         await self._server.stop(grace_s)
 
 
-def _described() -> DescriptorPool:
+def _described(more: Sequence[str]) -> DescriptorPool:
     """Return a pool that describes every service on the port, for reflection."""
-    pool = DescriptorPool()
-    for file in (oip.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
-        pool.AddSerializedFile(file.serialized_pb)
+    pool, known = DescriptorPool(), set[str]()
+
+    def add(file: FileDescriptor) -> None:
+        if file.name not in known:
+            known.add(file.name)
+            for dependency in file.dependencies:
+                add(dependency)
+            pool.AddSerializedFile(file.serialized_pb)
+
+    own = (descriptor_pool.Default().FindServiceByName(name).file for name in more)
+    for file in (oip.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR, *own):
+        add(file)
     return pool

@@ -19,6 +19,8 @@ from escalade.tiers.wire.status import status_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from numpy.typing import NDArray
+
     from escalade.tiers.tier import Tier
 
     Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -38,12 +40,22 @@ class InferenceServicer:
         For requests that carry none.
     clock:
         The tier's.
+    answered:
+        Told of every request that was answered: input, answer, and the event that it names.
     """
 
-    def __init__(self, tier: Tier, *, version: str, default_deadline_s: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        tier: Tier,
+        *,
+        version: str,
+        default_deadline_s: float,
+        clock: Callable[[], float],
+        answered: Callable[[NDArray[Any], Row | Answer, str], None] | None = None,
+    ) -> None:
         self.codec = Codec(tier.model)
         self._tier, self._version, self._clock = tier, version, clock
-        self._default_deadline_s = default_deadline_s
+        self._default_deadline_s, self._answered = default_deadline_s, answered
         self._streams: set[_Stream] = set()
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -66,7 +78,7 @@ class InferenceServicer:
             request = self._read(data)
             result = self._tier.begin(request.x, self._deadline(request, context.time_remaining()))
             answer = result if isinstance(result, (Row, Answer)) else await result
-            return self.codec.encode(request, answer)
+            return self._encode(request, answer)
         except Exception as error:  # noqa: BLE001  # the last line of defence: no text of a surprise leaks
             code, text = self._status(error)
         await context.abort(code, text)
@@ -100,16 +112,21 @@ class InferenceServicer:
         try:
             result = self._tier.begin(request.x, self._deadline(request, None))
             if isinstance(result, (Row, Answer)):
-                return request.id, in_stream(self.codec.encode(request, result))
+                return request.id, in_stream(self._encode(request, result))
         except Exception as error:  # noqa: BLE001  # as above
             return request.id, self._stream_error(request.id, error)
         return request.id, self._finish_stream_request(request, result)
 
     async def _finish_stream_request(self, request: InferRequest, result: Awaitable[Row | Answer]) -> bytes:
         try:
-            return in_stream(self.codec.encode(request, await result))
+            return in_stream(self._encode(request, await result))
         except Exception as error:  # noqa: BLE001  # as above
             return self._stream_error(request.id, error)
+
+    def _encode(self, request: InferRequest, answer: Row | Answer) -> bytes:
+        if self._answered is not None:
+            self._answered(request.x, answer, request.event)
+        return self.codec.encode(request, answer)
 
     def _stream_error(self, request_id: str, error: Exception) -> bytes:
         code, text = self._status(error)

@@ -165,6 +165,16 @@ class Aggregator:
         """Return how every node is."""
         return node_statuses(self.window, self._fusing)
 
+    def tick(self) -> None:
+        """Close and forget what is due; a timer calls it when something is."""
+        self._apply(self.window.tick(self.now()))
+
+    async def flush(self) -> None:
+        """Return when what was decided so far is on the disk; OutboxError when that cannot be."""
+        while self._asking:
+            await asyncio.gather(*self._asking, return_exceptions=True)
+        await self._journal.all_written()
+
     async def close(self) -> None:
         """Finish what is under way, keep what was learnt, close the store. Open events stay open on the disk."""
         if self._timer is not None:
@@ -172,7 +182,7 @@ class Aggregator:
         if self._learning is not None:
             self._learning.cancel()
             await asyncio.gather(self._learning, return_exceptions=True)
-        if self._asking:
+        while self._asking:
             await asyncio.gather(*self._asking, return_exceptions=True)
         self._journal.put([Learnt(self._learnt())])
         await self._journal.close()
@@ -252,7 +262,7 @@ class Aggregator:
         self.answers.publish(answers)
 
     def _wait_for_next(self) -> None:
-        """Have `_tick` called when the window has something to do."""
+        """Have `tick` called when the window has something to do."""
         due_s = self.window.next_due_s()
         if self._timer is not None:
             if self._timer[0] == due_s:
@@ -260,12 +270,12 @@ class Aggregator:
             self._timer[1].cancel()
             self._timer = None
         if due_s is not None:
-            handle = asyncio.get_running_loop().call_later(max(0.0, due_s - self.now()), self._tick)
+            handle = asyncio.get_running_loop().call_later(max(0.0, due_s - self.now()), self._on_timer)
             self._timer = (due_s, handle)
 
-    def _tick(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
-        self._apply(self.window.tick(self.now()))
+        self.tick()
 
     async def _keep_what_is_learnt(self) -> None:
         while True:

@@ -46,6 +46,10 @@ class AnswerLog:
         if answers:
             self._wake()
 
+    def since(self, after: int) -> list[Answer]:
+        """Return the answers with a number above `after` that are kept."""
+        return [answer for answer in self._answers.values() if answer.sequence > after]
+
     async def watch(self, after: int) -> AsyncIterator[Answer]:
         """Yield every answer with a number above `after`, then those to come, until closed.
 

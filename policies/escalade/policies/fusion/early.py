@@ -41,4 +41,5 @@ def lead_is_safe(
     missing = (~mask * weights).sum(axis=1)
     best = np.partition(total, -2, axis=1)
     safe: NDArray[np.bool_] = best[:, -1] - best[:, -2] > missing + ROUNDING * weights.sum()
-    return safe | (missing == 0.0)
+    safe |= missing == 0.0
+    return safe

@@ -31,7 +31,9 @@ def posterior(label: int, sure: float = 0.9, classes: int = CLASSES) -> Any:
     return p
 
 
-def saw(node: str, event: str, label: int = 0, *, name: str = "1", sure: float | None = None, **fields: Any) -> Observation:
+def saw(
+    node: str, event: str, label: int = 0, *, name: str = "1", sure: float | None = None, **fields: Any
+) -> Observation:
     sure = SURE[NODES.index(node)] if sure is None and node in NODES else sure or 0.9
     fields.setdefault("posterior", posterior(label, sure))
     fields.setdefault("observed_s", None)
@@ -52,7 +54,7 @@ class Served:
     def open(self) -> None:
         config = self.config
         fusing = Fusing(
-            load_rule(config.rule),  # type: ignore[arg-type]
+            load_rule(config.rule),
             nodes=len(config.nodes),
             classes=config.classes or CLASSES,
         )

@@ -51,7 +51,9 @@ class Model:
 
     def pass_ms(self, milliseconds: float) -> None:
         end = self.now_ms + milliseconds
-        due = sorted((event.opened_ms + DEADLINE_MS, key) for key, event in self.events.items() if event.closed_ms is None)
+        due = sorted(
+            (event.opened_ms + DEADLINE_MS, key) for key, event in self.events.items() if event.closed_ms is None
+        )
         for at, key in due:
             if at <= end:
                 self.close(key, "deadline", at)
@@ -118,7 +120,9 @@ def test_every_history_ends_as_the_model_says(
                 before = served.answers()
                 await served.restart(crash=step[1])
                 after = served.answers()
-                assert [(a.sequence, a.event, a.label) for a in after] == [(a.sequence, a.event, a.label) for a in before]
+                assert [(a.sequence, a.event, a.label) for a in after] == [
+                    (a.sequence, a.event, a.label) for a in before
+                ]
             elif not gone:
                 _, node, key, name, label = step
                 theirs = served.aggregator.now() + skews_s[node]
@@ -133,7 +137,9 @@ def test_every_history_ends_as_the_model_says(
         for key in model.events:
             mine = [a for a in told if a.event == key]
             assert [a.revision for a in mine] == list(range(1, len(mine) + 1))
-            assert [(a.cause, a.label) for a in mine] == [(cause, label) for k, cause, label, _ in model.told if k == key]
+            assert [(a.cause, a.label) for a in mine] == [
+                (cause, label) for k, cause, label, _ in model.told if k == key
+            ]
         await served.pass_ms(LATE_MS + 1)
         assert len(served.aggregator.window) == 0
         assert not served.store.observations()

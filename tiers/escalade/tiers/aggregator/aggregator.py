@@ -227,6 +227,7 @@ class Aggregator:
             event, cause, fused.posterior[row], float(fused.conflict[row]), fused.used[row], now
         )
         event.revision += 1
+        event.guess = decided.guess
         if decided.asks:
             self.metrics.escalated += 1
             task = asyncio.get_running_loop().create_task(self._ask(event, decided))

@@ -122,7 +122,7 @@ class Decider:
             opened_s=event.opened_s,
             closed_s=now,
         )
-        return Decided(answer, watch, started, asks=action is Action.ESCALATE and can_ask)
+        return Decided(answer, label, watch, started, asks=action is Action.ESCALATE and can_ask)
 
     def finished(self, decided: Decided) -> Answer:
         """Return the answer of what is not escalated, and tell the followers."""
@@ -173,10 +173,10 @@ class Decider:
 class Decided:
     """A fused answer on its way out."""
 
-    __slots__ = ("answer", "asks", "started", "watch")
+    __slots__ = ("answer", "asks", "guess", "started", "watch")
 
-    def __init__(self, answer: Answer, watch: Watch | None, started: float, *, asks: bool) -> None:
-        self.answer, self.watch, self.started, self.asks = answer, watch, started, asks
+    def __init__(self, answer: Answer, guess: int, watch: Watch | None, started: float, *, asks: bool) -> None:
+        self.answer, self.guess, self.watch, self.started, self.asks = answer, guess, watch, started, asks
 
 
 def _mean(parts: list[Any], classes: int) -> NDArray[np.float32]:

@@ -72,6 +72,8 @@ class Event:
     """When its state changes if nothing happens."""
     label: int = -1
     """The truth, where somebody told it."""
+    guess: int = -1
+    """The label that was fused."""
     learnt: bool = False
     revision: int = 0
     answer: Answer | None = None

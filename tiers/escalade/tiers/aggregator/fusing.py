@@ -14,7 +14,6 @@ from escalade.policies.fusion import (
     MeanProbability,
     NodeHealth,
     NodeReport,
-    ReliabilityWeighted,
 )
 from escalade.policies.fusion.rule import conflict
 
@@ -24,6 +23,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from escalade.tiers.aggregator.event import Event
+
+KEEP = float(np.exp(-1.0 / 500.0))
+"""A node's reliability is of its last five hundred events or so."""
 
 
 class Fusing:
@@ -45,7 +47,7 @@ class Fusing:
         self._features = rule if isinstance(rule, FeatureFusion) else None
         # Of features only the health is learnt, from the posteriors beside them.
         self._watched = HealthChecked(MeanProbability(), NodeHealth()) if isinstance(rule, FeatureFusion) else rule
-        self._reliability = ReliabilityWeighted()
+        self._agreed = np.zeros((nodes, 2))  # right, wrong
         self.failed: Callable[[Exception], object] = lambda error: None
         """Told what a user's rule raises while it learns, or is asked whether an event is settled."""
         self.changed = False
@@ -100,7 +102,8 @@ class Fusing:
             event.learnt = True
         self.changed = True
         labels = np.array([event.label for event in events])
-        self._reliability.observe(p, mask, labels)
+        for event in events:
+            self._count(event)
         try:
             self._watched.observe(p, mask, labels)
         except Exception as error:  # noqa: BLE001  # as above
@@ -112,7 +115,7 @@ class Fusing:
         labels = np.array([event.label])
         rule = self._watched.rule if isinstance(self._watched, HealthChecked) else self._watched
         self.changed = True
-        self._reliability.observe(p, mask, labels)
+        self._count(event)
         try:
             rule.observe(p, mask, labels)
         except Exception as error:  # noqa: BLE001  # as above
@@ -122,27 +125,34 @@ class Fusing:
         """Return how every node is, and its reliability: nan before anything was learnt."""
         told = self._watched.report() if isinstance(self._watched, HealthChecked) else []
         reports = told or [NodeReport(node, 1.0, "", "", -1) for node in range(self._nodes)]
-        accuracy = self._reliability.accuracy.tolist() or [float("nan")] * self._nodes
-        return list(zip(reports, accuracy, strict=True))
+        with np.errstate(invalid="ignore"):
+            share = self._agreed[:, 0] / self._agreed.sum(axis=1)
+        return list(zip(reports, share.tolist(), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was learnt."""
         self.changed = False
-        return {"rule": self._watched.state_dict(), "reliability": self._reliability.state_dict()}
+        return {"rule": self._watched.state_dict(), "agreed": self._agreed.copy()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what was learnt; ValueError where it is of other nodes, classes or another rule."""
         before = self.state_dict()
         try:
             self._watched.load_state_dict(state["rule"])
-            self._reliability.load_state_dict(state["reliability"])
             self.try_out()
-            if len(self._reliability.accuracy) not in (0, self._nodes):
-                raise ValueError("it is of other nodes")
+            self._agreed = np.array(state["agreed"], np.float64).reshape(self._nodes, 2)
         except Exception as error:
             self._watched.load_state_dict(before["rule"])
-            self._reliability.load_state_dict(before["reliability"])
             raise ValueError(str(error)) from error
+
+    def _count(self, event: Event) -> None:
+        """Count who agrees with the label, or else with what was fused."""
+        truth = event.label if event.label >= 0 else event.guess
+        if truth >= 0:
+            right = event.posteriors.argmax(axis=1) == truth
+            self._agreed[event.present] *= KEEP
+            self._agreed[event.present & right, 0] += 1.0
+            self._agreed[event.present & ~right, 1] += 1.0
 
     def _trust(self) -> NDArray[np.float32] | None:
         assert isinstance(self._watched, HealthChecked)

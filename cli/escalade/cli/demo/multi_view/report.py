@@ -21,14 +21,20 @@ if TYPE_CHECKING:
 
 ROLLING = 60
 """Digits over which the picture's curves are averaged."""
-STYLES = {"best single view": (GREEN, "-"), "mean": (BLUE, "-"), "default rule": (ORANGE, "-")}
+STYLES = {
+    "best single view": (GREEN, "-"),
+    "second best view": (GREEN, ":"),
+    "mean": (BLUE, "-"),
+    "default rule": (ORANGE, "-"),
+}
 
 
-def right(streamed: Streamed, labels: NDArray[np.int64], best: int) -> dict[str, NDArray[np.bool_]]:
-    """Return which digits each way got right; `best` is the view that was best on the calibration digits."""
+def right(streamed: Streamed, labels: NDArray[np.int64], best: int, second: int) -> dict[str, NDArray[np.bool_]]:
+    """Return which digits each way got right; `best` and `second` were the best views on the calibration digits."""
     mean = MeanProbability().fuse(streamed.told).posterior.argmax(axis=1)
     return {
         "best single view": streamed.told[:, best].argmax(axis=1) == labels,
+        "second best view": streamed.told[:, second].argmax(axis=1) == labels,
         "mean": mean == labels,
         "default rule": streamed.fused == labels,
     }
@@ -86,7 +92,7 @@ def draw(file: Path, found: Mapping[str, NDArray[np.bool_]], at: int, broken: st
             colour, line = STYLES[name]
             axes.plot(ends, 100 * (total[ends] - total[ends - ROLLING]) / ROLLING, line, color=colour, label=name)
         axes.axvline(at, color=DARK, linewidth=1, linestyle=":")
-        axes.annotate(f"{broken} freezes", (at, 4), xytext=(5, 0), textcoords="offset points", color=DARK)
+        axes.annotate(f"{broken} freezes", (at, 32), xytext=(5, 0), textcoords="offset points", color=DARK)
         axes.set_xlabel("digits shown")
         axes.set_ylabel(f"accuracy over the last {ROLLING} (%)")
         axes.set_ylim(0, 102)

@@ -379,7 +379,7 @@ class Node(google.protobuf.message.Message):
     detail: builtins.str
     """what that is seen by"""
     reliability: builtins.float
-    """share of its answers that agree with the labels and with the others, 0 to 1"""
+    """share of its answers that agree with the label, else with what was fused; NaN at first"""
     skew_ms: builtins.float
     """how far its clock is behind the aggregator's; negative: ahead"""
     last_seen_us: builtins.int

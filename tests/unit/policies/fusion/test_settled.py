@@ -65,7 +65,7 @@ def test_what_is_settled_stays_whatever_the_missing_nodes_say(
 @pytest.mark.parametrize("rule", DECIDABLE, ids=repr)
 def test_what_one_missing_node_can_turn_is_not_settled(rule: FusionRule) -> None:
     """Two against one with one missing may become a tie, three against none may not."""
-    two = np.float32([[[1, 0], [1, 0], [0, 1], [0, 0]], [[1, 0], [1, 0], [1, 0], [0, 0]]])
+    two = np.array([[[1, 0], [1, 0], [0, 1], [0, 0]], [[1, 0], [1, 0], [1, 0], [0, 0]]], np.float32)
     mask = np.array([[True, True, True, False]] * 2)
     assert rule.settled(two, mask).tolist() == [False, True]
 
@@ -87,7 +87,7 @@ def test_nodes_that_are_not_trusted_are_not_waited_for() -> None:
 @pytest.mark.parametrize("rule", [MaxConfidence(), LogOpinionPool()], ids=repr)
 def test_rules_without_a_bound_are_settled_only_when_all_have_reported(rule: FusionRule) -> None:
     """One certain node may overrule all others there."""
-    p = np.float32([[[0.99, 0.01]] * 3] * 2)
+    p = np.array([[[0.99, 0.01]] * 3] * 2, np.float32)
     assert rule.settled(p, np.array([[True, True, True], [True, True, False]])).tolist() == [True, False]
 
 

@@ -17,13 +17,13 @@ from .conftest import NODES, TODAY_S, Served, posterior, saw
 pytestmark = pytest.mark.asyncio
 
 BAD: dict[str, tuple[str, dict[str, Any]]] = {
-    "fewer classes": ("classes", {"posterior": np.float32([0.5, 0.5])}),
-    "no posterior": ("classes", {"posterior": np.float32([])}),
-    "a sum that is not one": ("posterior", {"posterior": np.float32([0.5, 0.2, 0.2])}),
-    "a negative value": ("posterior", {"posterior": np.float32([1.2, -0.1, -0.1])}),
-    "nan": ("posterior", {"posterior": np.float32([math.nan, 0.5, 0.5])}),
-    "infinity": ("posterior", {"posterior": np.float32([math.inf, 0.0, 0.0])}),
-    "features that are not finite": ("features", {"features": np.float32([math.nan])}),
+    "fewer classes": ("classes", {"posterior": np.array([0.5, 0.5], np.float32)}),
+    "no posterior": ("classes", {"posterior": np.array([], np.float32)}),
+    "a sum that is not one": ("posterior", {"posterior": np.array([0.5, 0.2, 0.2], np.float32)}),
+    "a negative value": ("posterior", {"posterior": np.array([1.2, -0.1, -0.1], np.float32)}),
+    "nan": ("posterior", {"posterior": np.array([math.nan, 0.5, 0.5], np.float32)}),
+    "infinity": ("posterior", {"posterior": np.array([math.inf, 0.0, 0.0], np.float32)}),
+    "features that are not finite": ("features", {"features": np.array([math.nan], np.float32)}),
     "too many features": ("features", {"features": np.zeros(5000, np.float32)}),
     "a raw input of no type": ("raw", {"raw": Raw("FP31", (1,), b"1234")}),
     "a raw input of the wrong size": ("raw", {"raw": Raw("FP32", (2,), b"1234")}),
@@ -133,7 +133,8 @@ async def test_policy_and_conflict_decide_what_is_escalated(tmp_path: Path) -> N
     await served.reasons([saw(node, "agreed", 1) for node in NODES])
     await served.reasons([saw(node, "torn", label) for label, node in enumerate(NODES)])
     agreed, torn = served.answers()
-    assert (agreed.action, agreed.reason, agreed.score) == ("accept", "", pytest.approx(1 - agreed.conflict))
+    assert (agreed.action, agreed.reason) == ("accept", "")
+    assert agreed.score == pytest.approx(1 - agreed.conflict)
     assert (torn.action, torn.tier, torn.reason) == ("escalate", "aggregator", "no_model")
     assert torn.conflict > 0.4 > 0.05 > agreed.conflict
     await served.aggregator.close()
@@ -151,7 +152,7 @@ async def test_what_was_learnt_survives_a_restart(tmp_path: Path) -> None:
     assert [node.reason for node in before] == ["", "", "stuck"]
     assert before[2].reliability < 0.6 < before[0].reliability
     await served.restart()
-    assert served.aggregator.nodes() == before
+    assert [node._replace(last_seen_s=0.0) for node in before] == served.aggregator.nodes()
     await served.reasons([saw(node, "next", 1) for node in NODES])
     assert served.answers()[-1].used == (0, 1)
     await served.aggregator.close()
@@ -199,7 +200,7 @@ async def test_features_are_fused_by_a_rule_of_features(tmp_path: Path) -> None:
     x[np.arange(90), labels] += 9.0  # the node whose number is the label sees something
     save_state(tmp_path / "fit.npz", FeatureFusion("concat").fit(x, labels))
     served = Served(tmp_path, rule={"name": "FeatureFusion", "how": "concat", "state": str(tmp_path / "fit.npz")})
-    features = [np.float32([0, 0]), np.float32([9, 9]), np.float32([0, 0])]
+    features = [np.array([0, 0], np.float32), np.array([9, 9], np.float32), np.array([0, 0], np.float32)]
     batch = [saw(node, "e", 0, features=features[place]) for place, node in enumerate(NODES)]
     assert await served.reasons([saw("n0", "f"), *batch]) == ["features", "", "", ""]
     assert served.answers()[0].label == 1

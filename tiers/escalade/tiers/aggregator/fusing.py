@@ -103,7 +103,8 @@ class Fusing:
         self.changed = True
         labels = np.array([event.label for event in events])
         for event in events:
-            self._count(event)
+            self._agreed[event.present] *= KEEP
+            self._count(event, event.label if event.label >= 0 else event.guess)
         try:
             self._watched.observe(p, mask, labels)
         except Exception as error:  # noqa: BLE001  # as above
@@ -115,7 +116,8 @@ class Fusing:
         labels = np.array([event.label])
         rule = self._watched.rule if isinstance(self._watched, HealthChecked) else self._watched
         self.changed = True
-        self._count(event)
+        self._count(event, event.guess, -1.0)
+        self._count(event, event.label)
         try:
             rule.observe(p, mask, labels)
         except Exception as error:  # noqa: BLE001  # as above
@@ -145,14 +147,13 @@ class Fusing:
             self._watched.load_state_dict(before["rule"])
             raise ValueError(str(error)) from error
 
-    def _count(self, event: Event) -> None:
-        """Count who agrees with the label, or else with what was fused."""
-        truth = event.label if event.label >= 0 else event.guess
+    def _count(self, event: Event, truth: int, count: float = 1.0) -> None:
+        """Count who agrees with what is taken for the truth, if anything is."""
         if truth >= 0:
             right = event.posteriors.argmax(axis=1) == truth
-            self._agreed[event.present] *= KEEP
-            self._agreed[event.present & right, 0] += 1.0
-            self._agreed[event.present & ~right, 1] += 1.0
+            self._agreed[event.present & right, 0] += count
+            self._agreed[event.present & ~right, 1] += count
+            np.maximum(self._agreed, 0.0, out=self._agreed)
 
     def _trust(self) -> NDArray[np.float32] | None:
         assert isinstance(self._watched, HealthChecked)

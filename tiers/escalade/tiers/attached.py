@@ -44,6 +44,7 @@ class Attached:
         self.collectors: list[Collector] = []
         self.answered: Callable[..., None] | None = None
         self.aggregator: Aggregator | None = None
+        self._servicer: AggregatorServicer | None = None
         self._reporting: Reporting | None = None
 
     async def start(self, config: TierConfig, tier: Tier) -> None:
@@ -57,7 +58,8 @@ class Attached:
         if config.aggregator is not None:
             self.aggregator = build_aggregator(config.aggregator, config.folder, tier)
             self.aggregator.start()
-            self.services.append(AggregatorServicer(self.aggregator).add_to)
+            self._servicer = AggregatorServicer(self.aggregator)
+            self.services.append(self._servicer.add_to)
             self.collectors.append(self.aggregator.metrics)
         if config.aggregate is not None:
             features = _features_model(config, config.aggregate)
@@ -71,12 +73,19 @@ class Attached:
             self.answered = self._reporting.answered
             self.collectors.append(ReporterMetrics(reporter))
 
+    def announce_stop(self) -> None:
+        """End what would keep the server open: streams of observations, and watches."""
+        if self._servicer is not None:
+            self._servicer.stop_reading()
+
     async def close(self) -> None:
         """Finish what is under way and close files and links."""
-        if self._reporting is not None:
-            await self._reporting.close()
-        if self.aggregator is not None:
-            await self.aggregator.close()
+        reporting, self._reporting = self._reporting, None
+        if reporting is not None:
+            await reporting.close()
+        aggregator, self.aggregator = self.aggregator, None
+        if aggregator is not None:
+            await aggregator.close()
 
 
 def _reporter(config: AggregateConfig, max_message_bytes: int) -> Reporter:

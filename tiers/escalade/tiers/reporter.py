@@ -84,8 +84,10 @@ class Reporter:
         self._timeout_s, self._max_batch, self._max_queue = timeout_s, max_batch, max_queue
         self._pause = pause or asyncio.sleep
         self._waiting: list[tuple[Observation, bytes]] = []
-        self._some, self._idle, self._kept = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._some, self._idle = asyncio.Event(), asyncio.Event()
+        self._kept, self._drained = asyncio.Event(), asyncio.Event()
         self._idle.set()
+        self._drained.set()
         self._tasks: list[asyncio.Task[None]] = []
         self._run = uuid.uuid4().hex[:12]
         self._number = 0
@@ -102,8 +104,8 @@ class Reporter:
         """Open the outbox, begin to send; OutboxError when it cannot be opened."""
         if self._outbox is not None:
             await self._outbox.open()
-            if self._outbox.stats().items:
-                self._kept.set()
+            if self.kept:
+                self._note_kept()
         self._tasks = [asyncio.create_task(self._send_new()), asyncio.create_task(self._send_kept())]
 
     def next_id(self) -> str:
@@ -123,6 +125,10 @@ class Reporter:
     async def flush(self) -> None:
         """Return when everything reported so far was sent, kept or lost."""
         await self._idle.wait()
+
+    async def drained(self) -> None:
+        """Return when nothing waits in the outbox."""
+        await self._drained.wait()
 
     async def close(self) -> None:
         """Send or keep what waits, then stop."""
@@ -157,12 +163,11 @@ class Reporter:
             await self._kept.wait()
             leased = await self._outbox.take(self._max_batch)
             if not leased:
-                if self._outbox.stats().items:  # its disk is in trouble
+                if self.kept:  # its disk is in trouble
                     await self._pause(LAST_PAUSE_S)
                 else:
                     self._kept.clear()
-                    if self._outbox.stats().items:  # something came in between
-                        self._kept.set()
+                    self._drained.set()
                 continue
             verdicts = await self._try([one.item.payload for one in leased])
             taken = 0
@@ -216,7 +221,11 @@ class Reporter:
                 raise result
             else:
                 self.counts["kept"] += 1
+        self._note_kept()
+
+    def _note_kept(self) -> None:
         self._kept.set()
+        self._drained.clear()
 
     def _lose(self, count: int, reason: str) -> None:
         before, self.counts["lost"] = self.counts["lost"], self.counts["lost"] + count

@@ -209,6 +209,7 @@ class Service:
         stop = time.monotonic() + limit_s
         if self._server:
             await self._server.announce_stop()
+            self._attached.announce_stop()
         await self._tier.drain(limit_s)
         if self._server:
             await self._server.stop(max(0.0, stop - time.monotonic()))

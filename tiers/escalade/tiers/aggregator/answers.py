@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from escalade.tiers.errors import ForgottenError
+from escalade.tiers.errors import DrainingError, ForgottenError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -51,12 +51,14 @@ class AnswerLog:
         return [answer for answer in self._answers.values() if answer.sequence > after]
 
     async def watch(self, after: int) -> AsyncIterator[Answer]:
-        """Yield every answer with a number above `after`, then those to come, until closed.
+        """Yield every answer with a number above `after`, then those to come.
 
         Raises
         ------
         ForgottenError
             Some of them are not kept any more: the watcher was away, or too slow, for too long.
+        DrainingError
+            The aggregator stops: watch again, after the last number seen.
         """
         if after > self.last:
             raise ForgottenError(f"there is no answer {after} yet; the last is {self.last}")
@@ -75,6 +77,7 @@ class AnswerLog:
                 if self._news is None:
                     self._news = asyncio.get_running_loop().create_future()
                 await asyncio.shield(self._news)
+            raise DrainingError("the aggregator is stopping; watch again, after the last answer seen")
         finally:
             self.watchers -= 1
 

@@ -87,11 +87,16 @@ class Journal:
             self._begin()
             await promise
 
-    async def close(self) -> None:
-        """Write what waits, if the disk allows, and close the store."""
+    def try_again(self) -> None:
+        """Try the disk again now, rather than a second after it refused."""
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
+        self._begin()
+
+    async def close(self) -> None:
+        """Write what waits, if the disk allows, and close the store."""
+        self.try_again()
         try:
             await self.all_written()
         except OutboxError:
@@ -140,11 +145,7 @@ class Journal:
         for promise in promises:
             if not promise.done():
                 promise.set_exception(OutboxError(str(error)))
-        self._retry = asyncio.get_running_loop().call_later(RETRY_S, self._try_again)
-
-    def _try_again(self) -> None:
-        self._retry = None
-        self._begin()
+        self._retry = asyncio.get_running_loop().call_later(RETRY_S, self.try_again)
 
     def _works(self) -> None:
         if self.trouble:

@@ -39,6 +39,7 @@ class AggregatorServicer:
 
     def __init__(self, aggregator: Aggregator) -> None:
         self._aggregator = aggregator
+        self._readers: set[asyncio.Task[None]] = set()
 
     def add_to(self, server: grpc.aio.Server) -> str:
         """Register with a server; return the service's full name."""
@@ -52,6 +53,12 @@ class AggregatorServicer:
         }
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, methods)])
         return SERVICE
+
+    def stop_reading(self) -> None:
+        """End watches, and take nothing new from open streams; what they already sent is still answered."""
+        self._aggregator.answers.close()
+        for reader in self._readers:
+            reader.cancel()
 
     async def observe(self, data: bytes) -> bytes:
         """Take a batch in."""
@@ -76,11 +83,14 @@ class AggregatorServicer:
         pending: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(STREAM_PENDING)
 
         async def read() -> None:
-            async for data in requests:
-                await pending.put(asyncio.create_task(self.observe(data)))
-            await pending.put(None)
+            try:
+                async for data in requests:
+                    await pending.put(asyncio.create_task(self.observe(data)))
+            finally:
+                await pending.put(None)
 
         reader = asyncio.create_task(read())
+        self._readers.add(reader)
         try:
             while task := await pending.get():
                 try:
@@ -89,6 +99,7 @@ class AggregatorServicer:
                     await _abort(context, error)
                 yield response
         finally:
+            self._readers.discard(reader)
             reader.cancel()
 
     async def watch_events(self, data: bytes, context: Context) -> AsyncIterator[bytes]:

@@ -122,7 +122,7 @@ class Journal:
                 try:
                     if group:
                         await loop.run_in_executor(self._thread, self._store.write, group)
-                except OutboxError as error:
+                except Exception as error:  # noqa: BLE001  # a fault of ours must not leave anyone waiting
                     self._failed(error, promises if whole else [])
                     return
                 if group:
@@ -136,7 +136,7 @@ class Journal:
         finally:
             self._task = None
 
-    def _failed(self, error: OutboxError, promises: list[asyncio.Future[None]]) -> None:
+    def _failed(self, error: Exception, promises: list[asyncio.Future[None]]) -> None:
         self.errors += 1
         if str(error) != self.trouble:
             log.error("aggregator cannot keep what it is told", reason=str(error))

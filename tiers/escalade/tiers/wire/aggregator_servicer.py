@@ -80,14 +80,17 @@ class AggregatorServicer:
 
     async def observe_stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         """Take the batches of one stream in; several share a transaction, responses keep their order."""
-        pending: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(STREAM_PENDING)
+        pending: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
 
         async def read() -> None:
             try:
                 async for data in requests:
-                    await pending.put(asyncio.create_task(self.observe(data)))
+                    task = asyncio.create_task(self.observe(data))
+                    pending.put_nowait(task)
+                    if pending.qsize() >= STREAM_PENDING:
+                        await asyncio.wait([task])
             finally:
-                await pending.put(None)
+                pending.put_nowait(None)
 
         reader = asyncio.create_task(read())
         self._readers.add(reader)

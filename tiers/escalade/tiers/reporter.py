@@ -118,7 +118,11 @@ class Reporter:
         if self._closing or len(self._waiting) >= self._max_queue:
             self._lose(1, "the queue is full" if not self._closing else "stopping")
             return
-        self._waiting.append((observation, self._encode(observation)))
+        try:
+            self._waiting.append((observation, self._encode(observation)))
+        except (TypeError, ValueError) as error:  # an event's key that is no text
+            self._lose(1, str(error))
+            return
         self._idle.clear()
         self._some.set()
 

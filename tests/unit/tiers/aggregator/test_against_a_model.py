@@ -67,7 +67,7 @@ class Model:
     def report(self, node: int, key: str, name: str, label: int) -> str:
         event = self.events.setdefault(key, Event(self.now_ms))
         if event.closed_ms is not None and self.now_ms >= event.closed_ms + LATE_MS:
-            return "duplicate" if event.said.get(node, ("", 0))[0] == name else "expired"
+            return "expired"
         if node in event.said:
             return "duplicate" if event.said[node][0] == name else "repeated"
         event.said[node] = (name, label)

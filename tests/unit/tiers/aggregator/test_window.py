@@ -57,7 +57,7 @@ async def test_nodes_that_are_not_expected_and_other_tenants_are_refused(tmp_pat
     served = Served(tmp_path, tenant="plant-a")
     assert await served.reasons([saw("intruder", "e"), saw("n0", "e")], tenant="plant-a") == ["unknown_node", ""]
     assert await served.reasons([saw("n1", "e"), saw("x", "e")], tenant="plant-b") == ["tenant", "tenant"]
-    assert served.aggregator.window.strangers == {"unknown_node": 1, "tenant": 1}
+    assert served.aggregator.window.strangers == {"unknown_node": 1, "tenant": 2}
     await served.pass_ms(300)
     assert served.answers()[0].reported == (0,)
     await served.aggregator.close()
@@ -204,4 +204,35 @@ async def test_features_are_fused_by_a_rule_of_features(tmp_path: Path) -> None:
     batch = [saw(node, "e", 0, features=features[place]) for place, node in enumerate(NODES)]
     assert await served.reasons([saw("n0", "f"), *batch]) == ["features", "", "", ""]
     assert served.answers()[0].label == 1
+    await served.aggregator.close()
+
+
+async def test_events_that_close_long_before_their_deadline_leave_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour's deadline and many quick events: the memory is that of those that live."""
+    monkeypatch.setattr("escalade.tiers.aggregator.window.STALE", 10)
+    served = Served(tmp_path, deadline_ms=3_600_000, late_ms=10, max_events=30, max_kept=30)
+    for number in range(60):
+        await served.reasons([saw(node, f"e{number}") for node in NODES])
+        await served.pass_ms(20)
+    window = served.aggregator.window
+    assert (len(window), window.open) == (0, 0)
+    assert len(window._due) <= 15
+    assert len(window._kept) == 30
+    await served.aggregator.close()
+
+
+async def test_one_place_may_have_many_events_at_once(tmp_path: Path) -> None:
+    """The nearest is found among them, however they arrived; another zone's are never met."""
+    served = Served(tmp_path, window_ms=100, deadline_ms=60_000, max_skew_ms=20_000, early_close=False)
+    now = served.aggregator.now()
+    order = np.random.default_rng(0).permutation(200).tolist()
+    first = {n: (await served.aggregator.observe([saw("n0", "", zone="belt", observed_s=now - n)]))[0] for n in order}
+    for n in order[:50]:
+        near = saw("n1", "", zone="belt", observed_s=now - n + 0.049)
+        assert (await served.aggregator.observe([near]))[0].event == first[n].event
+    for other in (saw("n1", "", zone="belt", observed_s=now - 3.5), saw("n2", "", zone="else", observed_s=now - 3)):
+        (verdict,) = await served.aggregator.observe([other])
+        assert verdict.event not in {one.event for one in first.values()}
     await served.aggregator.close()

@@ -51,7 +51,7 @@ def restore(window: Window, fusing: Fusing, store: Store, now: float) -> list[An
         if answer is not None and answer.opened_s != opened_s:  # of an earlier event of the same key
             answer = None
         if answer is not None:
-            event.answer, event.revision = answer, answer.revision
+            event.answer, event.revision, event.guess = answer, answer.revision, answer.label
         window.restore(event, None if answer is None else answer.closed_s, now)
         live.add(key)
     for answer in last.values():

@@ -156,12 +156,13 @@ class Store:
         try:
             connection = open_file(self.path, KIND)
             try:
-                for table in ("observations", "answers", "state"):  # a damaged page shows when it is read
-                    connection.execute(f"SELECT count(*) FROM (SELECT * FROM {table})").fetchone()
-                return connection
+                found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
             except sqlite3.DatabaseError as error:
+                found = str(error)
+            if found != "ok":
                 connection.close()
-                raise CorruptError(str(error)) from error
+                raise CorruptError(found)
+            return connection
         except CorruptError as error:
             aside = self.path.with_name(f"{self.path.name}.corrupt-{int(time.time())}")
             log.error(

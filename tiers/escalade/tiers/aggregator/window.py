@@ -22,8 +22,9 @@ older than an event can live begins none: `expired`, so nothing is begun twice.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
-from heapq import heappop, heappush
+from bisect import bisect_left, insort
+from collections import Counter, OrderedDict
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from escalade.tiers.aggregator.clocks import Skew
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from escalade.tiers.aggregator.checks import Checks
     from escalade.tiers.aggregator.config import AggregatorConfig
 
+STALE = 1024
+"""Entries of the queue of what is due that may have been overtaken."""
 DEADLINE_SLACK_S = 1e-6
 """Two sums of the same times may differ by rounding."""
 
@@ -96,8 +99,8 @@ class Window:
         self._share = max(1, config.max_events // len(config.nodes))
         self._live: dict[str, Event] = {}
         self._kept: OrderedDict[str, Event] = OrderedDict()
-        self._zones: dict[str, deque[Event]] = {}
-        """Live events that were found by time, in the order in which they were begun."""
+        self._zones: dict[str, list[Event]] = {}
+        """Live events that were found by time, in the order of their times."""
         self._opened = [0] * len(config.nodes)
         self._due: list[tuple[float, int, Event]] = []
         self._count = 0
@@ -108,7 +111,7 @@ class Window:
         self.counts: list[Counter[str]] = [Counter() for _ in config.nodes]
         """By node: `accepted`, `late`, and every reason of `REFUSALS`."""
         self.strangers: Counter[str] = Counter()
-        """Refused observations of nodes that are not expected, by reason."""
+        """Refused observations of nodes that are not expected, and of other tenants', by reason."""
 
     def __len__(self) -> int:
         return len(self._live)
@@ -230,8 +233,11 @@ class Window:
                 self.skews[place].saw(sent_s, now)
 
     def _nearest(self, zone: str, time_s: float) -> Event | None:
-        near = [event for event in self._zones.get(zone, ()) if abs(event.time_s - time_s) <= self._half_window_s]
-        return min(near, key=lambda event: abs(event.time_s - time_s), default=None)
+        """Return the event of a zone that lies nearest, if it is near enough."""
+        events = self._zones.get(zone, [])
+        place = bisect_left(events, time_s, key=_time)
+        near = min(events[max(0, place - 1) : place + 1], key=lambda event: abs(event.time_s - time_s), default=None)
+        return near if near is not None and abs(near.time_s - time_s) <= self._half_window_s else None
 
     def _new(self, observation: Observation, place: int, time_s: float, now: float) -> Event:
         key = observation.event or f"{observation.zone}@{round(time_s * 1e3)}"
@@ -239,8 +245,7 @@ class Window:
             while key in self._live or key in self._kept:  # another event of the same millisecond
                 key += "'"
         elif key in self._kept:
-            again = self._kept[key].ids.get(place) == observation.id
-            raise RefusalError("duplicate" if again else "expired", "the event is final", key)
+            raise RefusalError("expired", "the event is final", key)
         if now - time_s > self._life_s:
             raise RefusalError("expired", f"it was observed {now - time_s:.1f} s ago, and its event is past")
         if self._opened[place] >= self._share:
@@ -256,7 +261,7 @@ class Window:
         self.open += 1
         self._opened[event.opener] += 1
         if event.by_keyless:
-            self._zones.setdefault(event.zone, deque()).append(event)
+            insort(self._zones.setdefault(event.zone, []), event, key=_time)
         self._change_at(event, event.opened_s + self._deadline_s)
 
     def _close_early(self, events: list[Event], changes: Changes, now: float) -> None:
@@ -290,7 +295,7 @@ class Window:
         self._opened[event.opener] -= 1
         if event.by_keyless:
             zone = self._zones[event.zone]
-            zone.remove(event)
+            del zone[zone.index(event, bisect_left(zone, event.time_s, key=_time))]
             if not zone:
                 del self._zones[event.zone]
         self.remember(event)
@@ -299,11 +304,18 @@ class Window:
         event.due_s = due_s
         self._count += 1
         heappush(self._due, (due_s, self._count, event))
+        if len(self._due) > 2 * len(self._live) + STALE:  # of events that closed long before their deadline
+            self._due = [entry for entry in self._due if not _stale(entry)]
+            heapify(self._due)
 
     def _count_refusal(self, node: str, reason: str) -> None:
-        place = self._places.get(node)
+        place = None if reason == "tenant" else self._places.get(node)
         counts = self.strangers if place is None else self.counts[place]
         counts[reason] += 1
+
+
+def _time(event: Event) -> float:
+    return event.time_s
 
 
 def _stale(entry: tuple[float, int, Event]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable
@@ -202,10 +203,31 @@ async def test_features_are_an_output_of_the_nodes_model(start: Start, client: A
     assert caught.value.key == "aggregate.features"
 
 
+async def kill_under_load(server: TierProcess, caller: AggregatorClient) -> list[Observation]:
+    """Report from many callers until it is killed (SIGKILL) in the midst of it; return what was acknowledged."""
+    acknowledged: list[Observation] = []
+
+    async def report(name: int) -> None:
+        for number in range(1000):
+            one = saw("c", f"load-{name}-{number}", 1)
+            try:
+                (verdict,) = await caller.observe([one], timeout_s=10)
+            except UpstreamError:
+                return
+            assert verdict.reason == ""
+            acknowledged.append(one)
+            if len(acknowledged) == 400:
+                server.send_signal(signal.SIGKILL)
+
+    await asyncio.gather(*(report(name) for name in range(32)))
+    server.wait()
+    return acknowledged
+
+
 async def test_reports_survive_an_edge_server_that_is_away(
     start: Start, client: Any, models: Path, tmp_path: Path
 ) -> None:
-    """They wait in the node's outbox and arrive in order; what the server had acknowledged it still has."""
+    """They wait in the node's outbox and arrive in order; what the killed server had acknowledged it still has."""
     config = {
         "tier": "edge_server",
         "model": {"file": str(models / "sure.onnx"), "name": "m"},
@@ -214,7 +236,7 @@ async def test_reports_survive_an_edge_server_that_is_away(
     with TierProcess(config, tmp_path) as server:
         caller = client(server.address)
         assert [v.reason for v in await caller.observe([saw("b", "e1", 1)], timeout_s=10)] == [""]
-        server.kill()
+        acknowledged = await kill_under_load(server, caller)
         aggregate = node_config("a", server.address, timeout_ms=500, outbox=str(tmp_path / "reports.db"))
         service, _ = await start("edge_node", aggregate=aggregate)
         for event in ("e1", "e2", "e3"):
@@ -225,6 +247,10 @@ async def test_reports_survive_an_edge_server_that_is_away(
         server.start()
         await asyncio.wait_for(reporter.drained(), 30)
         assert (reporter.counts["sent"], reporter.kept) == (3, 0)
+        again = [one._replace(observed_s=time.time()) for one in acknowledged]
+        for start_at in range(0, len(again), 100):
+            verdicts = await caller.observe(again[start_at : start_at + 100], timeout_s=10)
+            assert {verdict.reason for verdict in verdicts} == {"duplicate"}
         event = await caller.event("e1", timeout_s=10)
         assert (event.state, list(event.reported)) == ("open", ["a", "b"])
         await caller.observe([saw("c", "e1", 1)], timeout_s=10)

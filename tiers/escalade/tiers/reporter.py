@@ -20,7 +20,7 @@ from escalade.tiers.errors import UpstreamError
 from escalade.tiers.outbox import Item, OutboxError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from escalade.tiers.aggregator.observation import Observation, Verdict
     from escalade.tiers.outbox import Outbox
@@ -77,12 +77,12 @@ class Reporter:
         timeout_s: float = 0.25,
         max_batch: int = 16,
         max_queue: int = 1024,
-        pause: Callable[[float], asyncio.Future[None]] | None = None,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._sender, self._outbox, self._encode, self._wall = sender, outbox, encode, wall
         self._timeout_s, self._max_batch, self._max_queue = timeout_s, max_batch, max_queue
-        self._pause = pause or asyncio.sleep
+        self._pause = pause
         self._waiting: list[tuple[Observation, bytes]] = []
         self._some, self._idle = asyncio.Event(), asyncio.Event()
         self._kept, self._drained = asyncio.Event(), asyncio.Event()

@@ -28,8 +28,7 @@ ANSWER_TIMEOUT_S = 20.0
 class Streamed(NamedTuple):
     """What was answered: by the aggregator `fused`, int64 `[N]`; by each node, posteriors `[N, 4, 10]`.
 
-    `nodes` is what ListNodes tells at the end; `out_of_use` the first digit of which the aggregator left
-    the broken node out, -1 for none.
+    `nodes` is what ListNodes tells at the end; `used`, bool `[N, 4]`, which nodes each answer was fused from.
     """
 
     fused: NDArray[np.int64]

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from escalade.policies import UNKNOWN, Action, Batch, Budgeted, Context, Decisions, Explore, Feedback, Policy, Threshold
+from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.followers import Followers
 from escalade.tiers.testing.fakes import FakeUpstream, ManualClock
 from escalade.tiers.tier import Tier
@@ -59,16 +60,16 @@ class SlowUpstream(FakeUpstream):
         super().__init__(**options)
         self.clock = clock
 
-    async def infer(self, x: NDArray[Any], timeout_s: float) -> Any:
+    async def infer(self, x: NDArray[Any], timeout_s: float, caller: Caller = PLAIN) -> Any:
         self.clock.advance(0.25)
         return await super().infer(x, timeout_s)
 
 
 async def test_a_plain_policy_costs_nothing(make_tier: MakeTier) -> None:
     """For a policy that wants to be told nothing there is nobody who would tell it."""
-    assert make_tier(FakeUpstream(), Threshold(0.9))._followers is None
-    assert make_tier(FakeUpstream(), Explore(Threshold(0.9), 0.1))._followers is None
-    assert isinstance(make_tier(FakeUpstream(), Budgeted(Threshold(0.9), share=0.1))._followers, Followers)
+    assert make_tier(FakeUpstream(), Threshold(0.9))._deciding._followers is None
+    assert make_tier(FakeUpstream(), Explore(Threshold(0.9), 0.1))._deciding._followers is None
+    assert isinstance(make_tier(FakeUpstream(), Budgeted(Threshold(0.9), share=0.1))._deciding._followers, Followers)
 
 
 @pytest.mark.parametrize("inline", [True, False], ids=["inline", "batched"])
@@ -170,7 +171,7 @@ async def test_of_a_request_of_many_rows_those_that_went_up_come_back(make_tier:
 class Nothing(FakeUpstream):
     """A tier above whose model answers NaN to everything."""
 
-    async def infer(self, x: NDArray[Any], timeout_s: float) -> Any:
+    async def infer(self, x: NDArray[Any], timeout_s: float, caller: Caller = PLAIN) -> Any:
         answer = await super().infer(x, timeout_s)
         assert answer.posterior is not None
         assert answer.label is not None
@@ -272,4 +273,4 @@ class Forgetful(Policy):
 
 async def test_a_policy_of_ones_own_is_told_only_what_it_overrides(make_tier: MakeTier) -> None:
     """A method that is not there is not called."""
-    assert make_tier(None, Forgetful())._followers is None
+    assert make_tier(None, Forgetful())._deciding._followers is None

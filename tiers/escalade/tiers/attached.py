@@ -17,13 +17,13 @@ from escalade.tiers.wire.aggregator_servicer import AggregatorServicer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import grpc
     from prometheus_client.registry import Collector
 
     from escalade.tiers.aggregator.aggregator import Aggregator
     from escalade.tiers.aggregator.config import AggregateConfig
     from escalade.tiers.config import TierConfig
     from escalade.tiers.tier import Tier
+    from escalade.tiers.wire.server import MoreService
 
 
 class Attached:
@@ -32,7 +32,7 @@ class Attached:
     Attributes
     ----------
     services:
-        For `GrpcServer`: what adds a service and returns its name.
+        For `GrpcServer`.
     collectors:
         More metrics.
     answered:
@@ -40,7 +40,7 @@ class Attached:
     """
 
     def __init__(self) -> None:
-        self.services: list[Callable[[grpc.aio.Server], str]] = []
+        self.services: list[MoreService] = []
         self.collectors: list[Collector] = []
         self.answered: Callable[..., None] | None = None
         self.aggregator: Aggregator | None = None
@@ -59,7 +59,7 @@ class Attached:
             self.aggregator = build_aggregator(config.aggregator, config.folder, tier)
             self.aggregator.start()
             self._servicer = AggregatorServicer(self.aggregator)
-            self.services.append(self._servicer.add_to)
+            self.services.append(self._servicer)
             self.collectors.append(self.aggregator.metrics)
         if config.aggregate is not None:
             features = _features_model(config, config.aggregate)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
+from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.errors import EscaladeError, UpstreamError
 from escalade.tiers.wire.channel import bytes_call, client_options
 from escalade.tiers.wire.messages import (
@@ -16,13 +17,17 @@ from escalade.tiers.wire.messages import (
     request_bytes,
 )
 from escalade.tiers.wire.status import error_of
+from escalade.tiers.wire.tier_calls import TierCalls
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from types import TracebackType
 
     from numpy.typing import NDArray
 
     from escalade.tiers.answer import Answer
+    from escalade.tiers.corrections import Correction
+    from escalade.tiers.status import Status
 
 
 class Client:
@@ -46,6 +51,7 @@ class Client:
         self.address = address
         self._input_names: dict[str, str] = {}
         self._channel = grpc.aio.insecure_channel(address, client_options(max_message_bytes))
+        self._tier = TierCalls(self._channel)
 
     async def infer(
         self,
@@ -54,6 +60,7 @@ class Client:
         model: str,
         timeout_s: float = 1.0,
         id: str = "",  # noqa: A002  # the protocol's word
+        caller: Caller = PLAIN,
         event: str = "",
     ) -> Answer:
         """Return the answer of `model` to `x`, `[B, *row]`; `event`: what it is an observation of.
@@ -67,7 +74,8 @@ class Client:
             if model not in self._input_names:
                 metadata = await self._call("ModelMetadata", metadata_request_bytes(model), timeout_s)
                 self._input_names[model] = input_name_from_bytes(metadata)
-            request = request_bytes(x, model=model, input_name=self._input_names[model], id=id, event=event)
+            name = self._input_names[model]
+            request = request_bytes(x, model=model, input_name=name, id=id, caller=caller, event=event)
             data = await self._call("ModelInfer", request, timeout_s)
             return answer_from_bytes(data, rows=len(x))
         except UpstreamError as error:
@@ -80,6 +88,22 @@ class Client:
         except EscaladeError:
             return False
         return ready_from_bytes(data)
+
+    async def status(self, timeout_s: float = 1.0) -> Status:
+        """Return how the tier fares; raises as `infer`, NotServedError where it is another server."""
+        return await self._tier.status(timeout_s)
+
+    def corrections(self, after: int = 0, *, until_now: bool = False, raw: bool = False) -> AsyncIterator[Correction]:
+        """Yield the tier's corrections after the number `after`, then those that come; raises as `status`.
+
+        Parameters
+        ----------
+        until_now:
+            End instead of waiting for more.
+        raw:
+            The model is no classifier.
+        """
+        return self._tier.corrections(after, until_now=until_now, raw=raw)
 
     async def close(self) -> None:
         """Close the channel."""

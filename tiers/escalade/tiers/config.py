@@ -7,9 +7,10 @@ one line that names file, line and key.
 from __future__ import annotations
 
 from pathlib import Path
+from socket import gethostname
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationInfo, model_validator
 
 from escalade.tiers.aggregator.config import AggregateConfig, AggregatorConfig
 from escalade.tiers.config_types import DTYPES as DTYPES
@@ -98,8 +99,18 @@ class BreakerConfig(Section):
     max_wait_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2000.0
 
 
-class UpstreamConfig(Section):
-    """The tier above: another escalade tier or any Open Inference Protocol server."""
+class RetryConfig(Section):
+    """What second tries on a link that just failed may cost: never more than burst + ratio x first tries."""
+
+    ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    burst: Annotated[int, Field(ge=0)] = 10
+    """0: a failed call is never tried again on the same link."""
+    pause_ms: Milliseconds = 20.0
+    """Before the second try; half as much to half as much again."""
+
+
+class LinkConfig(Section):
+    """One way upward: to another escalade tier or any Open Inference Protocol server."""
 
     address: Address
     model: str | None = None
@@ -113,13 +124,28 @@ class UpstreamConfig(Section):
     output_kind: Literal["logits", "posterior"] = "posterior"
     tier: str | None = None
     """What to call it in answers when it does not say itself; default: the next tier's name."""
+    breaker: BreakerConfig = BreakerConfig()
+    probe_ms: Milliseconds = 1000.0
+    """A link that has been quiet for so long is asked whether its peer is there, which may take as long; 0: never."""
+
+
+class UpstreamConfig(LinkConfig):
+    """The tier above, and what holds for all links to it or to its stand-ins."""
+
     timeout_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1000.0
-    """The longest wait for an answer, whatever the request's deadline."""
+    """The longest wait for an answer over all links, whatever the request's deadline."""
     reserve_ms: Milliseconds = 10.0
     """Kept back from the deadline for this tier's own answer (at most a quarter of what is left)."""
     max_batch: PositiveInt = 64
     """Most rows in one call."""
-    breaker: BreakerConfig = BreakerConfig()
+    retry: RetryConfig = RetryConfig()
+
+
+class FallbackConfig(LinkConfig):
+    """A further way upward, for when those before it fail."""
+
+    only: Literal["critical"] | None = None
+    """Requests of this priority alone; default: all."""
 
 
 class ListenConfig(Section):
@@ -143,11 +169,27 @@ class BatchingConfig(Section):
     """A model measured faster than this at warm-up runs on the event loop."""
 
 
+class DeviceRateConfig(Section):
+    """How much one device may ask; a device is what `escalade.device` says, or else the caller's IP address."""
+
+    per_s: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    """Rows a second, over any window, of every priority."""
+    burst: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    """Rows at once, and so the most in one request."""
+    max_devices: PositiveInt = 10_000
+    """The one that asked least recently is forgotten beyond, and gets its burst anew."""
+
+
 class LimitsConfig(Section):
     """What bounds a tier's memory and time."""
 
     max_queue: PositiveInt = 1024
-    """Requests in the tier at once; one more is refused with RESOURCE_EXHAUSTED."""
+    """Requests in the tier at once; of more, the least urgent are refused with RESOURCE_EXHAUSTED."""
+    max_unread: Annotated[int, Field(ge=2)] = 256
+    """Calls that gRPC holds while the tier does not come to read them; from half of it on some, beyond it all are
+    refused, unread (CANCELLED)."""
+    device_rate: DeviceRateConfig | None = None
+    """Default: no limit."""
     max_rows: PositiveInt = 256
     """Rows in one request."""
     max_message_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
@@ -171,10 +213,60 @@ class LogConfig(Section):
     """`auto`: for people on a terminal, JSON otherwise."""
 
 
+class OutboxConfig(Section):
+    """What could not be asked now is kept here and asked later; see docs/operations.md."""
+
+    file: Path
+    """SQLite; one of its own for each tier."""
+    keep: Literal["deferred", "all"] = "all"
+    """`deferred`: what the policy defers; `all`: what was escalated in vain too."""
+    wait_ms: Milliseconds = 100.0
+    """The longest time an answer waits for the disk, within its deadline; then it is given unkept."""
+    max_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 256.0
+    max_items: PositiveInt = 100_000
+    max_age_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 7 * 24 * 3600.0
+    max_corrections: PositiveInt = 10_000
+    """Kept for subscribers that are away, as long as `max_age_s`."""
+    in_flight: PositiveInt = 4
+    """Items that are sent at a time when the link is back; those of one device go one after the other."""
+    timeout_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5000.0
+    """The longest wait for the answer to an item; nobody waits for it below."""
+    give_up_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 3600.0
+    """How long an item is sent again and again that the tier above refuses, before it is given up."""
+    results: bool = False
+    """Whether every answer is reported upward, to the inbox of the tier above."""
+    telemetry_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """How often the tier's state is reported upward; 0: never."""
+    corrections: Path | None = None
+    """A file to which every correction is appended as a line of JSON."""
+
+
+class InboxConfig(Section):
+    """What was delivered from outboxes below, remembered over restarts so that nothing has its effect twice."""
+
+    file: Path
+    window_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 24 * 3600.0
+    """How long a delivery is recognised when it comes again."""
+    max_items: PositiveInt = 100_000
+    max_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 256.0
+
+
+def _fallbacks(value: list[FallbackConfig], info: ValidationInfo) -> list[FallbackConfig]:
+    upstream = info.data.get("upstream")
+    if value and upstream is None and "upstream" in info.data:
+        raise ValueError("there is nothing to fall back from; add `upstream:`")
+    addresses = [link.address for link in ([upstream] if upstream else []) + value]
+    if twice := next((one for one in addresses if addresses.count(one) > 1), None):
+        raise ValueError(f"two links lead to {twice}; name each address once")
+    return value
+
+
 class TierConfig(Section):
     """One tier, whole."""
 
     tier: TierName
+    device: Annotated[str, Field(min_length=1, max_length=256)] = Field(default_factory=gethostname)
+    """This device's name, towards the tiers above and in what is kept; default: the host's."""
     model: ModelConfig
     score: str = "max_prob"
     """`max_prob`, `margin`, `entropy`, `energy`, or `my_module:score` on the model's outputs."""
@@ -182,10 +274,14 @@ class TierConfig(Section):
     """`{name: Threshold, threshold: 0.8}`, or `{name: my_module:MyPolicy, ...}`; `state: FILE` beside the name
     is what the policy was fitted to or has learnt."""
     upstream: UpstreamConfig | None = None
+    fallbacks: Annotated[list[FallbackConfig], AfterValidator(_fallbacks)] = []
+    """In order of preference, asked when `upstream` gives no answer."""
     listen: ListenConfig = ListenConfig()
     batching: BatchingConfig = BatchingConfig()
     limits: LimitsConfig = LimitsConfig()
     metrics: MetricsConfig | None = None
+    outbox: OutboxConfig | None = None
+    inbox: InboxConfig | None = None
     record: RecordConfig | None = None
     aggregate: AggregateConfig | None = None
     """What this tier answers is reported to an aggregator."""
@@ -193,6 +289,11 @@ class TierConfig(Section):
     """On an edge server: fuses what several edge nodes report of one event."""
     log: LogConfig = LogConfig()
     _folder: Path = PrivateAttr(Path())
+
+    @property
+    def links(self) -> list[LinkConfig]:
+        """All ways upward, the preferred first."""
+        return [self.upstream, *self.fallbacks] if self.upstream else []
 
     @property
     def folder(self) -> Path:
@@ -203,13 +304,26 @@ class TierConfig(Section):
         """Return the same configuration, with relative names of files relative to `folder`."""
         model = self.model.model_copy(update={"file": folder / self.model.file})
         record = self.record and self.record.model_copy(update={"folder": folder / self.record.folder})
-        parts = {
+        outbox, inbox = self.outbox, self.inbox
+        if outbox:
+            lines = outbox.corrections and folder / outbox.corrections
+            outbox = outbox.model_copy(update={"file": folder / outbox.file, "corrections": lines})
+        if inbox:
+            inbox = inbox.model_copy(update={"file": folder / inbox.file})
+        parts = {"model": model, "record": record, "outbox": outbox, "inbox": inbox}
+        reports = {
             name: part and part.in_folder(folder)
             for name, part in (("aggregate", self.aggregate), ("aggregator", self.aggregator))
         }
-        config = self.model_copy(update={"model": model, "record": record, **parts})
+        config = self.model_copy(update={**parts, **reports})
         config._folder = folder
         return config
+
+    @model_validator(mode="after")
+    def _an_outbox_needs_an_upstream(self) -> TierConfig:
+        if self.outbox and not self.upstream:
+            raise ValueError("an outbox without an upstream would never be emptied; add `upstream: {address: ...}`")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -9,10 +9,11 @@
      │    ├── InputError         wrong shape, type, bytes, tensor        INVALID_ARGUMENT
      │    ├── NotFoundError      no such model or version                NOT_FOUND
      │    ├── ForgottenError     what is asked for is not kept any more  OUT_OF_RANGE
+     │    ├── NotServedError     the tier does not offer this call       FAILED_PRECONDITION
      │    ├── TooLargeError      more rows than the tier takes           RESOURCE_EXHAUSTED
      │    └── DeadlineError      its deadline had passed                 DEADLINE_EXCEEDED
      ├── TierError               this tier
-     │    ├── OverloadedError    the queue is full: try later            RESOURCE_EXHAUSTED
+     │    ├── OverloadedError    no room, no time: try later            RESOURCE_EXHAUSTED
      │    ├── UnavailableError   cannot be reached: try another          UNAVAILABLE
      │    │    └── DrainingError stopping: try another                   UNAVAILABLE
      │    └── ModelError         the model failed on this input          INTERNAL
@@ -76,6 +77,10 @@ class ForgottenError(CallerError):
     outcome = "not_found"
 
 
+class NotServedError(CallerError):
+    """The server does not offer what was asked: it is another server, or it is not configured for it."""
+
+
 class TooLargeError(CallerError):
     """The request has more rows than the tier's `limits.max_rows`."""
 
@@ -93,9 +98,21 @@ class TierError(EscaladeError):
 
 
 class OverloadedError(TierError):
-    """The bounded queue is full; nothing was computed."""
+    """There is no room or no time for the request; nothing was computed.
+
+    Parameters
+    ----------
+    cause:
+        Why: one of `metrics.SHED_CAUSES`.
+    retry_s:
+        When to try again; None: unknown.
+    """
 
     outcome = "overloaded"
+
+    def __init__(self, message: str, cause: str = "queue", retry_s: float | None = None) -> None:
+        self.cause, self.retry_s = cause, retry_s
+        super().__init__(message)
 
 
 class UnavailableError(TierError):

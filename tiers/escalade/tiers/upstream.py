@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from escalade.tiers.answer import Row
+from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.errors import UpstreamError
 
 if TYPE_CHECKING:
@@ -27,7 +28,12 @@ class Upstream(Protocol):
     that the tier above did not see the rows when it raises.
     """
 
-    async def infer(self, x: NDArray[Any], timeout_s: float) -> Row | Answer:
+    @property
+    def load(self) -> float:
+        """How full the tier above said to be in its last answer, 0 to 1; 1 when it refused for overload."""
+        ...
+
+    async def infer(self, x: NDArray[Any], timeout_s: float, caller: Caller = PLAIN) -> Row | Answer:
         """Return the answer of the tier above to `x`, `[B, ...]`; a `Row` only where B is 1."""
         ...
 
@@ -36,18 +42,45 @@ class Upstream(Protocol):
         ...
 
 
+class Peer(Upstream, Protocol):
+    """An upstream at one address, to which `Links` keeps one link.
+
+    Attributes
+    ----------
+    address:
+        Where it is, for logs and metrics.
+    """
+
+    address: str
+
+    async def ready(self, timeout_s: float) -> None:
+        """Return when the peer says anything at all; UpstreamError when nothing comes in time."""
+        ...
+
+
 @dataclass(slots=True)
 class _Item:
     x: NDArray[Any]
     deadline: float
+    caller: Caller
     future: asyncio.Future[Answer]
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What is equal in all items of one call."""
+        return self.x.shape[1:], self.caller
+
+
+LOAD_S = 2.0
+"""So long what the tier above says of its load counts."""
 
 
 class Gatherer:
     """Sends rows that became uncertain in the same turn of the event loop upward in one call.
 
     A run of the model that several requests shared ends in one turn, so its uncertain rows travel
-    together. Each request still waits no longer than its own deadline.
+    together, those asked for on the same terms. Each request still waits no longer than its own
+    deadline.
 
     Parameters
     ----------
@@ -64,16 +97,24 @@ class Gatherer:
         self._closed = False
         self.latency_ms = float("nan")
         """Recent time of a call that was answered: exponentially weighted, over about ten calls."""
+        self._load, self._load_until = 0.0, 0.0
 
-    async def infer(self, x: NDArray[Any], deadline: float) -> list[Answer]:
+    def load_at(self, now: float) -> float:
+        """Return how full the tier above is as far as is known: 0 where it said nothing lately."""
+        return self._load if now < self._load_until else 0.0
+
+    async def infer(self, x: NDArray[Any], deadline: float, caller: Caller = PLAIN) -> list[Answer]:
         """Return the answers to consecutive parts of `x`; UpstreamError when any part had none in time."""
-        parts = [self._submit(x[i : i + self._max_batch], deadline) for i in range(0, len(x), self._max_batch)]
+        if caller.delivery:  # of a name and a fate of its own, so that it shares no call
+            answer = await self.infer_now(x, deadline, caller)
+            return [answer.answer() if isinstance(answer, Row) else answer]
+        parts = [self._submit(x[i : i + self._max_batch], deadline, caller) for i in range(0, len(x), self._max_batch)]
         return [await parts[0]] if len(parts) == 1 else await asyncio.gather(*parts)
 
-    async def infer_now(self, x: NDArray[Any], deadline: float) -> Row | Answer:
-        """Return the answer to a single row that has no company in this turn of the loop; raises as `infer`."""
+    async def infer_now(self, x: NDArray[Any], deadline: float, caller: Caller = PLAIN) -> Row | Answer:
+        """Return the answer to what needs no company, or may have none, in a call of its own; raises as `infer`."""
         try:
-            return await self._timed(x, deadline)
+            return await self._timed(x, deadline, caller)
         except asyncio.CancelledError:
             if self._closed:
                 raise UpstreamError("unavailable", "the link was closed") from None
@@ -87,9 +128,9 @@ class Gatherer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._upstream.close()
 
-    def _submit(self, x: NDArray[Any], deadline: float) -> asyncio.Future[Answer]:
+    def _submit(self, x: NDArray[Any], deadline: float, caller: Caller) -> asyncio.Future[Answer]:
         loop = asyncio.get_running_loop()
-        item = _Item(x, deadline, loop.create_future())
+        item = _Item(x, deadline, caller, loop.create_future())
         if not self._waiting:
             loop.call_soon(self._flush)
         self._waiting.append(item)
@@ -99,8 +140,9 @@ class Gatherer:
         waiting, self._waiting = self._waiting, []
         while waiting:
             group, rows, rest = [waiting[0]], len(waiting[0].x), []
+            kind = waiting[0].kind
             for item in waiting[1:]:
-                if rows + len(item.x) <= self._max_batch and item.x.shape[1:] == group[0].x.shape[1:]:
+                if rows + len(item.x) <= self._max_batch and item.kind == kind:
                     group.append(item)
                     rows += len(item.x)
                 else:
@@ -120,7 +162,7 @@ class Gatherer:
             if item.deadline < last
         ]
         try:
-            result = await self._timed(x, last)
+            result = await self._timed(x, last, group[0].caller)
             answer = result.answer() if isinstance(result, Row) else result
         except UpstreamError as error:
             for item in group:
@@ -140,10 +182,14 @@ class Gatherer:
             for timer in timers:
                 timer.cancel()
 
-    async def _timed(self, x: NDArray[Any], deadline: float) -> Row | Answer:
+    async def _timed(self, x: NDArray[Any], deadline: float, caller: Caller) -> Row | Answer:
         started = self._clock()
-        answer = await self._upstream.infer(x, deadline - started)
-        elapsed_ms = (self._clock() - started) * 1e3
+        try:
+            answer = await self._upstream.infer(x, deadline - started, caller)
+        finally:
+            now = self._clock()
+            self._load, self._load_until = self._upstream.load, now + LOAD_S
+        elapsed_ms = (now - started) * 1e3
         known = self.latency_ms == self.latency_ms
         self.latency_ms = self.latency_ms + 0.1 * (elapsed_ms - self.latency_ms) if known else elapsed_ms
         return answer

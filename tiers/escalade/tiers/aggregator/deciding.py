@@ -167,7 +167,7 @@ class Decider:
         whole = row.answer()
         if answer.reason:
             whole.degraded[:], whole.reason = True, answer.reason
-        decided.watch.finished(whole, elapsed_ms)
+        decided.watch.finished(whole, elapsed_ms, answer.event)
 
 
 class Decided:

@@ -83,14 +83,14 @@ class Store:
 
     def __init__(self, path: Path, nodes: Sequence[str], max_kept: int) -> None:
         self.path, self._nodes, self._max_kept = path, list(nodes), max_kept
-        self._lock = FileLock(path.with_name(path.name + ".lock"), WHAT)
+        self._lock = FileLock(path, WHAT)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
             self._connection = self._open()
         except (OSError, sqlite3.Error) as error:
             self._lock.release()
-            raise explained(error, path, WHAT) from error
+            raise explained(error, f"{WHAT} {path}") from error
         except BaseException:
             self._lock.release()
             raise
@@ -123,7 +123,7 @@ class Store:
                     value = to_npz(learnt.state, "aggregator")
                     connection.execute("INSERT OR REPLACE INTO state VALUES ('learnt', ?)", (value,))
         except (sqlite3.Error, OSError) as error:
-            raise explained(error, self.path, WHAT) from error
+            raise explained(error, f"{WHAT} {self.path}") from error
         except CorruptError as error:
             raise OutboxError(f"{WHAT} {self.path}: damaged ({error}); restart to begin a new one") from error
 

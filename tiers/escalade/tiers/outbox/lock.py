@@ -18,12 +18,15 @@ class FileLock:
 
     Parameters
     ----------
+    path:
+        What is locked; the lock file is `PATH.lock`.
     what:
-        What it locks, for errors.
+        What it is called.
     """
 
-    def __init__(self, path: Path, what: str = "outbox") -> None:
-        self._path, self._what = path, what
+    def __init__(self, path: Path, what: str) -> None:
+        self._path, self._name = path.with_name(f"{path.name}.lock"), f"{what} {path}"
+        self._what = what
         self._file: int | None = None
         self.used_before = False
         """Whether an outbox was opened here before."""
@@ -45,7 +48,7 @@ class FileLock:
         try:
             file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise explained(error, self._path, self._what) from error
+            raise explained(error, self._name) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -53,10 +56,10 @@ class FileLock:
             os.close(file)
             if isinstance(error, BlockingIOError):
                 raise OutboxBusyError(
-                    f"{self._what} {self._path.parent / self._path.stem}: process {pid or 'unknown'} has it open; "
+                    f"{self._name}: process {pid or 'unknown'} has it open; "
                     f"stop that process, or give this tier an {self._what} of its own"
                 ) from None
-            raise explained(error, self._path, self._what) from error
+            raise explained(error, self._name) from error
         try:
             self.used_before = os.fstat(file).st_size > 0
             os.ftruncate(file, 0)
@@ -64,7 +67,7 @@ class FileLock:
         except OSError as error:  # a full disk: the lock holds all the same
             if not self.used_before:
                 os.close(file)
-                raise explained(error, self._path, self._what) from error
+                raise explained(error, self._name) from error
         self._file = file
 
     def release(self) -> None:

@@ -7,20 +7,16 @@ resetting the WAL that takes two connections), and there is no shared-memory fil
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from escalade.tiers.outbox.errors import CorruptError, OutboxError, is_corrupt
+from escalade.tiers.outbox.database import MAX_WAL_BYTES, Synchronous, corruption_noticed, sync_folder
+from escalade.tiers.outbox.errors import CorruptError, OutboxError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-Synchronous = Literal["FULL", "NORMAL", "OFF"]
-
-MAX_WAL_BYTES = 8 * 1024 * 1024
 
 
 class FileKind(NamedTuple):
@@ -71,26 +67,6 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
             raise
-
-
-@contextmanager
-def corruption_noticed() -> Iterator[None]:
-    """Turn what SQLite says of a damaged file into `CorruptError`."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        if is_corrupt(error) or "no such table" in str(error):
-            raise CorruptError(str(error)) from error
-        raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Make new names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _set_up(connection: sqlite3.Connection, path: Path, kind: FileKind, synchronous: Synchronous) -> None:

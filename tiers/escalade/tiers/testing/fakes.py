@@ -9,6 +9,7 @@ import numpy as np
 
 from escalade.tiers.aggregator.observation import Verdict
 from escalade.tiers.answer import Answer, Hop
+from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.errors import UpstreamError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class FakeUpstream:
-    """A tier above that answers every row with the same posterior, or fails as told.
+    """A tier above, or a `Peer`, that answers every row with the same posterior, or fails as told.
 
     Attributes
     ----------
@@ -28,24 +29,31 @@ class FakeUpstream:
         A reason of `answer.REASONS`: raised instead of answering.
     hold:
         While set, calls wait (until their timeout) for `hold.set()`.
+    load:
+        How full it says to be.
     calls:
         The inputs of each call, in order.
-    timeouts_s:
-        The timeout of each call, in order.
+    timeouts_s, callers:
+        The timeout and the caller of each call, in order.
     """
+
+    address, load = "fake:1", 0.0
 
     def __init__(self, posterior: Sequence[float] = (0.01, 0.99), tier: str = "edge_server") -> None:
         self.posterior, self.tier = list(posterior), tier
         self.failure: str | None = None
+        self.load = 0.0
         self.hold: asyncio.Event | None = None
         self.calls: list[NDArray[Any]] = []
         self.timeouts_s: list[float] = []
+        self.callers: list[Caller] = []
         self.closed = False
 
-    async def infer(self, x: NDArray[Any], timeout_s: float) -> Answer:
+    async def infer(self, x: NDArray[Any], timeout_s: float, caller: Caller = PLAIN) -> Answer:
         """Answer, or raise UpstreamError as told; see `upstream.Upstream`."""
         self.calls.append(x)
         self.timeouts_s.append(timeout_s)
+        self.callers.append(caller)
         if self.hold is not None:
             try:
                 await asyncio.wait_for(self.hold.wait(), timeout_s)
@@ -63,6 +71,12 @@ class FakeUpstream:
             label=posterior.argmax(axis=1),
             path=(Hop(self.tier, 1.0),),
         )
+
+    async def ready(self, timeout_s: float) -> None:
+        """Answer a probe, or not: as `infer` would a call."""
+        del timeout_s
+        if self.failure in ("timeout", "unavailable"):
+            raise UpstreamError(self.failure)
 
     async def close(self) -> None:
         """Note that it was closed."""

@@ -24,6 +24,8 @@ from escalade.tiers.wire.status import status_of
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from google.protobuf.descriptor import FileDescriptor
+
     from escalade.tiers.aggregator.aggregator import Aggregator
 
     Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -35,14 +37,17 @@ STREAM_PENDING = 32
 
 
 class AggregatorServicer:
-    """Serves one aggregator. Handlers take and return bytes, as those of the data path do."""
+    """Serves one aggregator, a `MoreService`. Handlers take and return bytes, as those of the data path do."""
+
+    name = SERVICE
+    files: tuple[FileDescriptor, ...] = (pb.DESCRIPTOR,)
 
     def __init__(self, aggregator: Aggregator) -> None:
         self._aggregator = aggregator
         self._readers: set[asyncio.Task[None]] = set()
 
-    def add_to(self, server: grpc.aio.Server) -> str:
-        """Register with a server; return the service's full name."""
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Register with a server."""
         unary = grpc.unary_unary_rpc_method_handler
         methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             "Observe": unary(self._guarded(self.observe)),
@@ -52,7 +57,6 @@ class AggregatorServicer:
             "WatchEvents": grpc.unary_stream_rpc_method_handler(self.watch_events),
         }
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, methods)])
-        return SERVICE
 
     def stop_reading(self) -> None:
         """End watches, and take nothing new from open streams; what they already sent is still answered."""

@@ -19,7 +19,9 @@ from escalade.protos.oip.open_inference_pb2 import (
     ModelStreamInferResponse,
 )
 from escalade.tiers.answer import FACTS, Row
+from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.errors import InputError, NotFoundError
+from escalade.tiers.wire.callers import read_caller
 from escalade.tiers.wire.rows import KnownRequests, RowWriter, field, format_path
 from escalade.tiers.wire.tensors import array_from_tensor, raw_from_array, raw_from_strings
 
@@ -45,6 +47,7 @@ class InferRequest:
     id: str = ""
     outputs: list[str] | None = None
     deadline_ms: float | None = None
+    caller: Caller = PLAIN
     event: str = ""
     """The key of what `x` is an observation of."""
 
@@ -86,14 +89,15 @@ class Codec:
         """
         known = self._known.read(data)
         if known is not None:
-            return InferRequest(*known)
+            x, request_id, outputs, caller = known
+            return InferRequest(x, request_id, outputs, None, caller)
         try:
             message = ModelInferRequest.FromString(data)
         except DecodeError as error:
             raise InputError("the message is not a ModelInferRequest") from error
         request = self.read(message)
-        if not message.parameters:
-            self._known.learn(message, request.outputs)
+        if request.deadline_ms is None and not request.caller.delivery:
+            self._known.learn(message, request.outputs, request.caller)
         return request
 
     def read(self, message: ModelInferRequest) -> InferRequest:
@@ -125,6 +129,8 @@ class Codec:
             if deadline.WhichOneof("parameter_choice") != "int64_param":
                 raise InputError("parameter 'escalade.deadline_ms' must be an int64_param: whole milliseconds")
             request.deadline_ms = float(deadline.int64_param)
+        if message.parameters:
+            request.caller = read_caller(message)
         if "escalade.event" in message.parameters:
             event = message.parameters["escalade.event"]
             if event.WhichOneof("parameter_choice") != "string_param":
@@ -159,6 +165,8 @@ class Codec:
         facts = rest.parameters
         facts["escalade.score"].string_param = f"{answer.score[0] if rows == 1 else answer.score.min():.6g}"
         facts["escalade.path"].string_param = format_path(answer.path)
+        if answer.kept:
+            facts["escalade.kept"].string_param = answer.kept
         return head + rest.SerializeToString()
 
     def _encode_row(self, request: InferRequest, row: Row) -> bytes:

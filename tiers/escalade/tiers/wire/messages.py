@@ -18,7 +18,9 @@ from escalade.protos.oip.open_inference_pb2 import (
     ServerReadyResponse,
 )
 from escalade.tiers.answer import FACTS, NO_LABEL, Answer, Hop, Row
+from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.errors import InputError, UpstreamError
+from escalade.tiers.wire.callers import NAME_BYTES, write_caller
 from escalade.tiers.wire.tensors import array_from_tensor, raw_from_array
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ def request_bytes(
     id: str = "",  # noqa: A002  # the protocol's word
     outputs: Sequence[str] = (),
     deadline_ms: int | None = None,
+    caller: Caller = PLAIN,
     event: str = "",
 ) -> bytes:
     """Return a ModelInferRequest for `x`, `[B, ...]`, as bytes."""
@@ -58,6 +61,7 @@ def request_bytes(
         message.outputs.add().name = name
     if deadline_ms is not None:
         message.parameters["escalade.deadline_ms"].int64_param = deadline_ms
+    write_caller(message, caller)
     if event:
         message.parameters["escalade.event"].string_param = event
     return message.SerializeToString()
@@ -122,6 +126,8 @@ def answer_from_bytes(
             answer.tier = [name[:NAME_LIMIT].decode(errors="replace") for name in arrays["tier"].tolist()]
         if answer.degraded.any() and "escalade.reason" in facts:
             answer.reason = facts["escalade.reason"].string_param[:NAME_LIMIT]
+        if "escalade.kept" in facts:
+            answer.kept = facts["escalade.kept"].string_param[:NAME_BYTES]
     return answer
 
 

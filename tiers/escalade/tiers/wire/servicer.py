@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import isinf
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -10,17 +11,23 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from escalade.protos.oip import open_inference_pb2 as oip
+from escalade.tiers.admission import class_of
 from escalade.tiers.answer import Answer, Row
-from escalade.tiers.errors import EscaladeError, InputError
+from escalade.tiers.caller import PLAIN
+from escalade.tiers.errors import EscaladeError, InputError, OverloadedError
+from escalade.tiers.rate_limit import DeviceRates, host_of
 from escalade.tiers.wire.channel import SERVICE
 from escalade.tiers.wire.codec import Codec, InferRequest, in_stream, request_id_of
-from escalade.tiers.wire.status import status_of
+from escalade.tiers.wire.load import LOAD_BYTES
+from escalade.tiers.wire.status import hint_of, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from numpy.typing import NDArray
 
+    from escalade.tiers.config import DeviceRateConfig
+    from escalade.tiers.deliveries import Deliveries
     from escalade.tiers.tier import Tier
 
     Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -40,8 +47,12 @@ class InferenceServicer:
         For requests that carry none.
     clock:
         The tier's.
+    deliveries:
+        Recognises what outboxes below send again.
+    device_rate:
+        How much one device may ask; None: whatever it likes.
     answered:
-        Told of every request that was answered: input, answer, and the event that it names.
+        Told of every live request that was answered: input, answer, and the event that it names.
     """
 
     def __init__(
@@ -51,11 +62,15 @@ class InferenceServicer:
         version: str,
         default_deadline_s: float,
         clock: Callable[[], float],
+        deliveries: Deliveries,
+        device_rate: DeviceRateConfig | None = None,
         answered: Callable[[NDArray[Any], Row | Answer, str], None] | None = None,
     ) -> None:
+        self._answered = answered
         self.codec = Codec(tier.model)
         self._tier, self._version, self._clock = tier, version, clock
-        self._default_deadline_s, self._answered = default_deadline_s, answered
+        self._default_deadline_s, self._deliveries = default_deadline_s, deliveries
+        self._rates = DeviceRates(device_rate) if device_rate else None
         self._streams: set[_Stream] = set()
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -76,12 +91,15 @@ class InferenceServicer:
         """Answer one request."""
         try:
             request = self._read(data)
-            result = self._tier.begin(request.x, self._deadline(request, context.time_remaining()))
+            if request.caller.delivery:
+                return self._with_load(await self._deliver(request, context))
+            result = self._begin(request, context, context.time_remaining())
             answer = result if isinstance(result, (Row, Answer)) else await result
             return self._encode(request, answer)
         except Exception as error:  # noqa: BLE001  # the last line of defence: no text of a surprise leaks
             code, text = self._status(error)
-        await context.abort(code, text)
+            hint = hint_of(error)
+        await context.abort(code, text, hint)
         raise AssertionError("abort raises")  # pragma: no cover
 
     async def model_stream_infer(self, _: Any, context: Context) -> None:
@@ -102,7 +120,7 @@ class InferenceServicer:
         for stream in self._streams:
             stream.stop_reading()
 
-    def begin_stream_request(self, data: bytes) -> tuple[str, bytes | Awaitable[bytes]]:
+    def begin_stream_request(self, data: bytes, context: Context) -> tuple[str, bytes | Awaitable[bytes]]:
         """Return a stream request's id, and its response or an awaitable of it; raises nothing."""
         try:
             request = self._read(data)
@@ -110,7 +128,9 @@ class InferenceServicer:
             request_id = request_id_of(data)
             return request_id, self._stream_error(request_id, error)
         try:
-            result = self._tier.begin(request.x, self._deadline(request, None))
+            if request.caller.delivery:
+                raise InputError("a delivery is sent by ModelInfer, not in a stream")
+            result = self._begin(request, context, None)
             if isinstance(result, (Row, Answer)):
                 return request.id, in_stream(self._encode(request, result))
         except Exception as error:  # noqa: BLE001  # as above
@@ -123,11 +143,6 @@ class InferenceServicer:
         except Exception as error:  # noqa: BLE001  # as above
             return self._stream_error(request.id, error)
 
-    def _encode(self, request: InferRequest, answer: Row | Answer) -> bytes:
-        if self._answered is not None:
-            self._answered(request.x, answer, request.event)
-        return self.codec.encode(request, answer)
-
     def _stream_error(self, request_id: str, error: Exception) -> bytes:
         code, text = self._status(error)
         response = oip.ModelInferResponse(model_name=self.codec.name, id=request_id)
@@ -138,8 +153,48 @@ class InferenceServicer:
         try:
             return self.codec.decode(data)
         except EscaladeError as error:
-            self._tier.metrics.requests[error.outcome] += 1
+            self._tier.metrics.refused(error, class_of(PLAIN))
             raise
+
+    async def _deliver(self, request: InferRequest, context: Context) -> bytes:
+        async def infer() -> Row | Answer:
+            result = self._begin(request, context, context.time_remaining())
+            return result if isinstance(result, (Row, Answer)) else await result
+
+        return await self._deliveries.answer(request.caller, infer, lambda answer: self.codec.encode(request, answer))
+
+    def _encode(self, request: InferRequest, answer: Row | Answer) -> bytes:
+        if self._answered is not None:
+            self._answered(request.x, answer, request.event)
+        return self._with_load(self.codec.encode(request, answer))
+
+    def _with_load(self, response: bytes) -> bytes:
+        """Return the response, with the tier's load where there is any to tell."""
+        load = self._tier.load
+        return response + LOAD_BYTES[load] if load else response
+
+    def _begin(
+        self, request: InferRequest, context: Context, remaining_s: float | None
+    ) -> Row | Answer | Awaitable[Row | Answer]:
+        if self._rates is not None:
+            self._limit(self._rates, request, context)
+        return self._tier.begin(request.x, self._deadline(request, remaining_s), request.caller, request.id)
+
+    def _limit(self, rates: DeviceRates, request: InferRequest, context: Context) -> None:
+        """Raise where the device asked too much lately."""
+        device, now = request.caller.device or host_of(context.peer()), self._clock()
+        wait_s = rates.wait_s(device, len(request.x), now)
+        if not wait_s:
+            return
+        if refusals := rates.to_log(now):
+            log.warning("device asks too much", tier=self._tier.name, device=device, refusals=refusals)
+        if isinf(wait_s):
+            text, retry_s = f"sends {len(request.x)} rows at once, more than limits.device_rate.burst; send less", None
+        else:
+            text, retry_s = f"asks more than limits.device_rate; try again in {wait_s:.3g} s", wait_s
+        error = OverloadedError(f"device {device!r} {text}", cause="rate", retry_s=retry_s)
+        self._tier.metrics.refused(error, class_of(request.caller))
+        raise error
 
     def _deadline(self, request: InferRequest, remaining_s: float | None) -> float:
         limit_s = self._default_deadline_s if remaining_s is None else remaining_s
@@ -234,7 +289,7 @@ class _Stream:
             self._waits_for_message = False
             if data is grpc.aio.EOF:
                 return
-            request_id, result = begin(data)
+            request_id, result = begin(data, self._context)
             in_order = not request_id
             if isinstance(result, bytes) and not (in_order and self._last_in_order):
                 await self._write(result)

@@ -70,6 +70,9 @@ async def test_a_clock_that_is_too_far_off_is_refused_and_taken_back_when_it_is_
     assert await served.reasons([saw("n0", "e", observed_s=now() - 9)], sent_s=now() - 9) == ["skew"]
     assert await served.reasons([saw("n0", "e", observed_s=now() - 1)], sent_s=now() - 1) == [""]
     assert served.aggregator.nodes()[0].skew_s == pytest.approx(1.0)
+    # Known to be 1 s behind: a report that comes 8 s after it was sent was long on its way.
+    assert await served.reasons([saw("n0", "slow", observed_s=now() - 2)], sent_s=now() - 8) == [""]
+    assert await served.reasons([saw("n0", "f", observed_s=now() + 9)], sent_s=now() + 9) == ["skew"]
     await served.aggregator.close()
 
 

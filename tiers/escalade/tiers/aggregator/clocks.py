@@ -35,6 +35,10 @@ class Skew:
         self.offset_s = 0.0
         """0 until something was seen."""
 
+    def known(self, now: float) -> bool:
+        """Whether the estimate rests on something recent."""
+        return bool(self._samples) and now - self._samples[-1][0] <= KEPT_S
+
     def saw(self, sent_s: float, now: float) -> None:
         """Take note of one report."""
         samples = self._samples

@@ -212,9 +212,10 @@ class Window:
 
     def _corrected(self, observation: Observation, place: int, sent_s: float | None, now: float) -> float:
         """Return when something was observed, by our clock."""
-        offset_s, most_s = self.skews[place].offset_s, self._config.max_skew_ms / 1e3
-        if sent_s is not None and abs(now - sent_s) > most_s and abs(now - sent_s - offset_s) > most_s:
-            offset_s = now - sent_s
+        skew, most_s = self.skews[place], self._config.max_skew_ms / 1e3
+        offset_s = skew.offset_s
+        if sent_s is not None:  # more than the estimate is a long way, less is a clock that was set
+            offset_s = min(offset_s, now - sent_s) if skew.known(now) else now - sent_s
         if abs(offset_s) > most_s:
             raise RefusalError(
                 "skew", f"the node's clock is {offset_s:+.1f} s from ours; set it, or raise `max_skew_ms`"

@@ -19,8 +19,8 @@ from escalade.policies.state_file import StateFileError, from_npz, to_npz
 from escalade.tiers.aggregator.event import Answer
 from escalade.tiers.aggregator.observation import Observation, Raw
 from escalade.tiers.outbox.errors import CorruptError, OutboxError, explained
+from escalade.tiers.outbox.file import OUR_IDS, File, Kind
 from escalade.tiers.outbox.lock import FileLock
-from escalade.tiers.outbox.sqlite_file import FileKind, open_file, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ CREATE TABLE answers (sequence INTEGER PRIMARY KEY, facts TEXT NOT NULL, posteri
 CREATE TABLE state (name TEXT PRIMARY KEY, value BLOB NOT NULL);
 """
 WHAT = "aggregator file"
-KIND = FileKind(WHAT, 0x45534147, 1, _SCHEMA, "observations_of_event")  # "ESAG"
+KIND = Kind(WHAT, OUR_IDS[2], {1: _SCHEMA}, "observations_of_event")
 
 
 class Final(NamedTuple):
@@ -87,7 +87,8 @@ class Store:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
-            self._connection = self._open()
+            self._file = self._open()
+            self._connection = self._file.connection
         except (OSError, sqlite3.Error) as error:
             self._lock.release()
             raise explained(error, f"{WHAT} {path}") from error
@@ -111,7 +112,7 @@ class Store:
                 rows.setdefault(one.event.key, []).append(_row(one))
         connection = self._connection
         try:
-            with transaction(connection):
+            with self._file.transaction():
                 connection.executemany("DELETE FROM observations WHERE event = ?", finals)
                 kept = list(chain.from_iterable(rows.values()))
                 connection.executemany("INSERT INTO observations VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", kept)
@@ -148,21 +149,20 @@ class Store:
 
     def close(self) -> None:
         """Close the file and give up its lock."""
-        with suppress(sqlite3.Error):
-            self._connection.close()
+        self._file.close()
         self._lock.release()
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> File:
         try:
-            connection = open_file(self.path, KIND)
+            file = File(self.path, KIND)
             try:
-                found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+                found = str(file.connection.execute("PRAGMA quick_check(1)").fetchone()[0])
             except sqlite3.DatabaseError as error:
                 found = str(error)
             if found != "ok":
-                connection.close()
+                file.close()
                 raise CorruptError(found)
-            return connection
+            return file
         except CorruptError as error:
             aside = self.path.with_name(f"{self.path.name}.corrupt-{int(time.time())}")
             log.error(
@@ -171,7 +171,7 @@ class Store:
             for end in ("", "-wal"):
                 with suppress(FileNotFoundError):
                     self.path.with_name(self.path.name + end).rename(aside.with_name(aside.name + end))
-            return open_file(self.path, KIND)
+            return File(self.path, KIND)
 
     def _answer_row(self, answer: Answer) -> tuple[int, str, bytes]:
         facts = answer._asdict()

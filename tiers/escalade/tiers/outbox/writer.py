@@ -18,8 +18,8 @@ import structlog
 
 from escalade.tiers.outbox import correction
 from escalade.tiers.outbox.correction import Correction, Delivered
-from escalade.tiers.outbox.database import OUTBOX
 from escalade.tiers.outbox.errors import CorruptError, OutboxError, OutboxFullError
+from escalade.tiers.outbox.file import OUTBOX
 from escalade.tiers.outbox.item import ITEM_OVERHEAD_BYTES, PRIORITIES, RANKS, Item, Leased, from_row, to_row
 from escalade.tiers.outbox.keeper import Keeper
 from escalade.tiers.outbox.ledger import Ledger
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from escalade.tiers.outbox.database import Database, Synchronous
+    from escalade.tiers.outbox.database import Database
+    from escalade.tiers.outbox.file import Synchronous
     from escalade.tiers.outbox.item import Row
 
 log = structlog.get_logger(__name__)

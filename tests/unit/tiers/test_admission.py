@@ -112,9 +112,9 @@ def test_the_load_tells_the_fullest_of_count_time_and_event_loop() -> None:
     assert door.load(0, (0, 0, 0)) == 0.0
     assert door.load(4, (0, 0, 0)) == 0.375
     assert door.load(40, (0, 0, 0)) == 1.0
-    assert door.load(0, (0, 11, 0)) == 0.0  # nobody gave a deadline
+    assert door.load(1, (0, 11, 0)) == 0.0  # nobody gave a deadline
     admit(door, left_s=0.2)
-    assert door.load(0, (0, 11, 0)) == 0.625
+    assert door.load(1, (0, 11, 0)) == 0.625
     door.busy = 0.5
     assert door.load(0, (0, 0, 0)) == 0.0
     door.busy = 0.95

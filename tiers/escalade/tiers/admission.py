@@ -173,6 +173,8 @@ class Admission:
 
         1 means: what comes now can hardly be answered within the time that callers give.
         """
+        if not pending and self.busy <= IDLE_BUSY:
+            return 0.0
         full = max(pending / self._max_queue, (self.busy - IDLE_BUSY) / (1.0 - IDLE_BUSY))
         if (rows := sum(waiting)) and self._budget_s < inf:
             full = max(full, self._work_s(rows) * MARGIN / self._budget_s)

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from escalade.tiers.caller import Caller
     from escalade.tiers.outbox.item import Priority
 
-MARGIN = 1.25
-"""An answer must be expected in this part less of the time left: runs vary, and the answer has a way to go."""
+MARGIN = 1.5
+"""What an answer is expected to take, times this, must fit into the time left: runs vary, more urgent requests
+come in between, and the answer has a way to go. A shorter queue costs no throughput."""
 NEWEST = 0.2
 """Weight of the newest measurement in a running mean."""
 IDLE_BUSY = 0.5

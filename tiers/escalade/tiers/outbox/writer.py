@@ -287,11 +287,9 @@ class Writer(Keeper):
             self._refused += refused
             return results
         owed = [one._replace(seq=seq) for seq, one in enumerate(owed, ledger.last_seq + 1)]
-        counts: Counter[str] = Counter()
-        if gone or surplus or self._given_up:
-            counts.update(f"evicted.{reason}.{PRIORITIES[entry.rank]}" for entry, reason in gone)
-            counts.update(f"evicted.{one.reason}.{one.priority}" for one in self._given_up)
-            counts["corrections_dropped"] += surplus
+        counts: Counter[str] = Counter({"corrections_dropped": surplus} if surplus else {})
+        counts.update(f"evicted.{reason}.{PRIORITIES[entry.rank]}" for entry, reason in gone)
+        counts.update(f"evicted.{one.reason}.{one.priority}" for one in self._given_up)
         statements = database.insert(rows, now, wall_s)
         statements += database.delete([*self._settled, *(entry.seq for entry, _ in gone)])
         statements += database.insert_corrections([correction.to_row(one) for one in owed], now, wall_s)

@@ -76,6 +76,12 @@ def parser() -> argparse.ArgumentParser:
     drop = actions.add_parser("drop-quarantine", help="delete the damaged items and files that were set aside")
     drop.add_argument("file", type=Path, metavar="FILE")
 
+    egress = commands.add_parser("egress", help="what may go up from a tier, and what went")
+    actions = egress.add_subparsers(dest="action", required=True, metavar="ACTION")
+    sent = actions.add_parser("show", help="print a tier's egress ledger: bytes by class, destination and device")
+    sent.add_argument("config", type=Path, metavar="CONFIG", help="the tier's YAML")
+    sent.add_argument("--json", action="store_true", help="a line of JSON for each")
+
     demo = commands.add_parser("demo", help="train three models, run seven tiers, compare strategies")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: %(default)s")
     return root
@@ -136,6 +142,10 @@ def _run(arguments: argparse.Namespace) -> int:
             if arguments.action == "drain":
                 return outbox.drain(arguments.config, arguments.seconds)
             return outbox.drop_quarantine(arguments.file)
+        if arguments.command == "egress":
+            from escalade.cli import egress
+
+            return egress.show(arguments.config, as_json=arguments.json)
         from escalade.cli.demo.command import run_demo
 
         return run_demo(arguments.out)

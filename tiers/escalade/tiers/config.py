@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from escalade.tiers.egress import DATA_CLASSES, DataClass
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.preprocess import StepSpec
 from escalade.tiers.providers import Provider, full_name
@@ -95,6 +96,8 @@ class InputConfig(Section):
     datatype: Datatype | None = Field(default=None, validation_alias="dtype", serialization_alias="dtype")
     """Default: the model's."""
     steps: list[StepSpec] = []
+    data: Literal["features", "raw"] = "raw"
+    """What callers send, for `egress`: escalation passes it on as it came."""
 
 
 class ProviderConfig(Section):
@@ -174,6 +177,9 @@ class LinkConfig(Section):
     breaker: BreakerConfig = BreakerConfig()
     probe_ms: Milliseconds = 1000.0
     """A link that has been quiet for so long is asked whether its peer is there, which may take as long; 0: never."""
+    egress: list[DataClass] = list(DATA_CLASSES)
+    """What may go up by this link, whatever the policy wants. Default: everything, raw inputs included; a fallback's
+    default is what is written for `upstream`."""
 
 
 class UpstreamConfig(LinkConfig):
@@ -303,6 +309,14 @@ class OutboxConfig(Section):
     """A file to which every correction is appended as a line of JSON."""
 
 
+class EgressLedgerConfig(Section):
+    """Where the count of what went up outlives restarts; without it the metrics start at 0."""
+
+    file: Path
+    max_lines: PositiveInt = 1000
+    """One for each class, destination and device; further devices are counted together."""
+
+
 class InboxConfig(Section):
     """What was delivered from outboxes below, remembered over restarts so that nothing has its effect twice."""
 
@@ -320,7 +334,12 @@ def _fallbacks(value: list[FallbackConfig], info: ValidationInfo) -> list[Fallba
     addresses = [link.address for link in ([upstream] if upstream else []) + value]
     if twice := next((one for one in addresses if addresses.count(one) > 1), None):
         raise ValueError(f"two links lead to {twice}; name each address once")
-    return value
+    if upstream is None:
+        return value
+    return [
+        link if "egress" in link.model_fields_set else link.model_copy(update={"egress": upstream.egress})
+        for link in value
+    ]
 
 
 class TierConfig(Section):
@@ -344,6 +363,7 @@ class TierConfig(Section):
     metrics: MetricsConfig | None = None
     outbox: OutboxConfig | None = None
     inbox: InboxConfig | None = None
+    egress_ledger: EgressLedgerConfig | None = None
     record: RecordConfig | None = None
     log: LogConfig = LogConfig()
     _folder: Path = PrivateAttr(Path())
@@ -368,7 +388,11 @@ class TierConfig(Section):
             outbox = outbox.model_copy(update={"file": folder / outbox.file, "corrections": lines})
         if inbox:
             inbox = inbox.model_copy(update={"file": folder / inbox.file})
-        config = self.model_copy(update={"model": model, "record": record, "outbox": outbox, "inbox": inbox})
+        ledger = self.egress_ledger
+        if ledger:
+            ledger = ledger.model_copy(update={"file": folder / ledger.file})
+        files = {"model": model, "record": record, "outbox": outbox, "inbox": inbox, "egress_ledger": ledger}
+        config = self.model_copy(update=files)
         config._folder = folder
         return config
 
@@ -376,6 +400,14 @@ class TierConfig(Section):
     def _an_outbox_needs_an_upstream(self) -> TierConfig:
         if self.outbox and not self.upstream:
             raise ValueError("an outbox without an upstream would never be emptied; add `upstream: {address: ...}`")
+        return self
+
+    @model_validator(mode="after")
+    def _reports_may_leave(self) -> TierConfig:
+        outbox, upstream = self.outbox, self.upstream
+        if outbox and upstream and (outbox.results or outbox.telemetry_s) and "label" not in upstream.egress:
+            what = "outbox.results" if outbox.results else "outbox.telemetry_s"
+            raise ValueError(f"{what} sends labels, which upstream.egress does not allow; add `label` there")
         return self
 
     @model_validator(mode="before")

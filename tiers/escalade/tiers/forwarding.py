@@ -14,13 +14,14 @@ from escalade.tiers.outbox import Outbox, OutboxError, OutboxLimits
 from escalade.tiers.reports import Reports
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Collection, Coroutine
 
     from escalade.tiers.config import OutboxConfig
     from escalade.tiers.drain import Sender
+    from escalade.tiers.egress import DataClass
     from escalade.tiers.keeper import KeptWire
+    from escalade.tiers.links import Links
     from escalade.tiers.outbox import Correction as Stored
-    from escalade.tiers.upstream import Upstream
 
 log = structlog.get_logger(__name__)
 
@@ -40,18 +41,21 @@ class Forwarding:
         Where results and telemetry are delivered.
     load:
         How full the tier above is, 0 to 1.
+    egress:
+        What may be reported.
     """
 
     def __init__(
         self,
         config: OutboxConfig,
-        upstream: Upstream,
+        upstream: Links,
         *,
         device: str,
         wire: KeptWire,
         read: Callable[[Stored], Correction],
         reports: Sender,
         load: Callable[[], float],
+        egress: Collection[DataClass],
     ) -> None:
         self.config = config
         self.outbox = Outbox(
@@ -78,9 +82,15 @@ class Forwarding:
         )
         put = self.drain.wake
         self.keeper = Keeper(
-            self.outbox, wire, device=device, everything=config.keep == "all", wait_s=config.wait_ms / 1e3, put=put
+            self.outbox,
+            wire,
+            device=device,
+            everything=config.keep == "all",
+            wait_s=config.wait_ms / 1e3,
+            put=put,
+            may_leave=upstream.may_leave,
         )
-        self.reports = Reports(self.outbox, device=device, put=put)
+        self.reports = Reports(self.outbox, device=device, put=put, egress=egress)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, facts: Callable[[], dict[str, Any]]) -> None:

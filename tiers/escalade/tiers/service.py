@@ -17,6 +17,7 @@ from escalade.policies.combinator import listens
 from escalade.tiers.config import TierConfig, TierName, host_port
 from escalade.tiers.config_file import load_config, parse_config
 from escalade.tiers.deliveries import Deliveries, MemoryWindow
+from escalade.tiers.egress_ledger import EgressLedger, EgressMetrics
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.forwarding import Forwarding
 from escalade.tiers.forwarding_metrics import ForwardingMetrics, InboxMetrics
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from escalade.tiers.answer import Answer
     from escalade.tiers.config import InboxConfig
     from escalade.tiers.corrections import Correction
+    from escalade.tiers.egress import DataClass
     from escalade.tiers.outbox import Priority
     from escalade.tiers.outbox.item import ReportKind
 
@@ -80,12 +82,15 @@ class Service:
         self.config = config
         self.links: Links | None = None
         """The links upward, once started; None at the top."""
+        self.egress = EgressLedger()
+        """What went up."""
         self._tier: Tier | None = None
         self._servicer: InferenceServicer | None = None
         self._server: GrpcServer | None = None
         self._metrics_server: Any = None
         self._retuning: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._counting: asyncio.Task[None] | None = None
         self._recorder: Recorder | None = None
         self._forwarding: Forwarding | None = None
         self._inbox: Inbox | None = None
@@ -136,15 +141,30 @@ class Service:
         head = Head(model, config.model.temperature, score)
         metrics = TierMetrics(self.tier_name, model.name)
         upstream = config.upstream
+        if ledger := config.egress_ledger:
+            self.egress = EgressLedger(ledger.file, max_lines=ledger.max_lines)
         if upstream:
             limit = config.limits.max_message_bytes
             peers = [
                 GrpcUpstream(
-                    link, tier=self.tier_name, model=model, score=score, metrics=metrics, max_message_bytes=limit
+                    link,
+                    tier=self.tier_name,
+                    model=model,
+                    score=score,
+                    metrics=metrics,
+                    max_message_bytes=limit,
+                    ledger=self.egress,
+                    data=config.model.input.data,
                 )
                 for link in config.links
             ]
-            self.links = Links(list(zip(peers, config.links, strict=True)), retry=upstream.retry, metrics=metrics)
+            self.links = Links(
+                list(zip(peers, config.links, strict=True)),
+                retry=upstream.retry,
+                metrics=metrics,
+                data=config.model.input.data,
+            )
+            self._counting = asyncio.create_task(self.egress.write_forever())
         if config.record:
             facts = {"model": model.name, "sha256": model.sha256, "policy": config.policy, "score": config.score}
             self._recorder = Recorder(config.record, {"tier": self.tier_name, **facts})
@@ -156,8 +176,15 @@ class Service:
                 device=config.device,
                 wire=messages,
                 read=lambda stored: correction_from_stored(stored, raw=raw),
-                reports=ReportSender(peers[0].channel, timeout_s=config.outbox.timeout_ms / 1e3),
+                reports=ReportSender(
+                    peers[0].channel,
+                    timeout_s=config.outbox.timeout_ms / 1e3,
+                    destination=peers[0].address,
+                    ledger=self.egress,
+                    egress=config.links[0].egress,
+                ),
                 load=lambda: self.links.load if self.links else 0.0,
+                egress=config.links[0].egress,
             )
         forwarding = self._forwarding
         self._tier = Tier(
@@ -271,7 +298,14 @@ class Service:
             raise ConfigError("there are no corrections without an outbox; add `outbox: {file: ...}`", key="outbox")
         self._forwarding.on_correction(callback, after)
 
-    async def report(self, payload: bytes, *, kind: ReportKind = "telemetry", priority: Priority = "bulk") -> str:
+    async def report(
+        self,
+        payload: bytes,
+        *,
+        data: DataClass = "raw",
+        kind: ReportKind = "telemetry",
+        priority: Priority = "bulk",
+    ) -> str:
         """Report something of the application's to the inbox of the tier above; return its id.
 
         It is on the disk on return, and is sent when the link allows.
@@ -279,13 +313,13 @@ class Service:
         Raises
         ------
         ConfigError
-            The tier keeps no outbox.
+            The tier keeps no outbox, or data of its class, `data`, may not leave.
         OutboxError
             It could not be kept.
         """
         if self._forwarding is None:
             raise ConfigError("reports go through the outbox; add `outbox: {file: ...}`", key="outbox")
-        return await self._forwarding.reports.report(payload, kind=kind, priority=priority)
+        return await self._forwarding.reports.report(payload, data=data, kind=kind, priority=priority)
 
     async def infer(self, x: NDArray[Any], deadline_ms: float | None = None) -> Answer:
         """Return the answer to `x`, `[B, *row]`, within `deadline_ms` (default: `limits.default_deadline_ms`).
@@ -310,11 +344,11 @@ class Service:
         if self._server:
             await self._server.stop(max(0.0, stop - time.monotonic()))
             self._server = None
-        for task in (self._retuning, self._watching):
+        for task in (self._retuning, self._watching, self._counting):
             if task:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
-        self._retuning = self._watching = None
+        self._retuning = self._watching = self._counting = None
         if self._forwarding:
             await self._forwarding.close()
             self._forwarding = None
@@ -322,6 +356,10 @@ class Service:
             await self._inbox.close()
             self._inbox = None
         await self._tier.close()
+        try:
+            await asyncio.to_thread(self.egress.write)
+        except OSError as error:
+            log.error("the egress ledger is not up to date", reason=error.strerror)
         if self._recorder:
             await asyncio.to_thread(self._recorder.close)
             self._recorder = None
@@ -334,6 +372,8 @@ class Service:
     def _collectors(self) -> Iterator[Collector]:
         metrics = self.tier.metrics
         yield metrics
+        if self.links:
+            yield EgressMetrics(self.egress.lines, metrics.labels)
         if self._forwarding:
             yield ForwardingMetrics(self._forwarding, metrics.labels)
         if self._inbox:

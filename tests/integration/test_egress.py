@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 import yaml
+from tests.integration.wire_capture import Capture
 
 from escalade.cli.main import main
 from escalade.protos.oip.open_inference_pb2 import ModelInferRequest
@@ -21,7 +22,6 @@ from escalade.tiers.caller import Caller
 from escalade.tiers.egress_ledger import read_ledger
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.service import Service
-from tests.integration.wire_capture import Capture
 
 X = np.array([[1, 0.9, 0, 0]], np.float32)
 CRITICAL = Caller(priority="critical")
@@ -138,7 +138,7 @@ async def test_a_fallback_has_its_own_rule(world: World) -> None:
 
 @pytest.mark.asyncio
 async def test_what_was_kept_before_the_rule_changed_is_not_sent(world: World) -> None:
-    """Deliveries and reports are held to the rule of the moment when they are sent; given up in the end, and counted."""
+    """Deliveries and reports are held to the rule of the moment when they are sent; given up in the end, counted."""
     server = await world.server()
     world.capture.target, whole = "127.0.0.1:1", world.capture.target
     node = await world.node(["label", "raw"], DEFER, **world.outbox())

@@ -41,7 +41,7 @@ def test_a_class_that_does_not_exist_is_refused() -> None:
 @pytest.mark.parametrize("outbox", [{"results": True}, {"telemetry_s": 5}])
 def test_reports_that_may_not_leave_are_a_mistake_in_the_configuration(outbox: dict[str, Any]) -> None:
     """Rather than an outbox that fills up."""
-    with pytest.raises(ConfigError, match="which upstream.egress does not allow; add `label` there"):
+    with pytest.raises(ConfigError, match=r"which upstream\.egress does not allow; add `label` there"):
         parse_config(tier({"egress": ["raw"]}, outbox={"file": "o.db", **outbox}))
 
 

@@ -116,6 +116,8 @@ class ModelConfig(Section):
     """The ONNX model and how to read its output."""
 
     file: Path
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """The digest that the model's bytes must have; default: any. Of an encrypted file, that of the model in it."""
     name: str | None = None
     """Name on the wire; default: the file's stem."""
     version: str = "1"
@@ -309,6 +311,34 @@ class OutboxConfig(Section):
     """A file to which every correction is appended as a line of JSON."""
 
 
+class KeySourceConfig(Section):
+    """Where the keys come from; one of the three."""
+
+    file: Path | None = None
+    """One key a line, the current first; made by `escalade keys new`."""
+    environment: str | None = None
+    """A variable that holds the same."""
+    source: str | None = None
+    """`my_module:MyKeys`, a `KeySource` of your own: an HSM, a TPM, a secret store."""
+    parameters: dict[str, Any] = {}
+    """What it is made with."""
+
+    @model_validator(mode="after")
+    def _one_of_three(self) -> KeySourceConfig:
+        if sum(one is not None for one in (self.file, self.environment, self.source)) != 1:
+            raise ValueError("name one of `file`, `environment` and `source`")
+        return self
+
+
+class AtRestConfig(Section):
+    """Encryption of what outbox and inbox keep, and of the model's file, with AES-256-GCM; needs `cryptography`."""
+
+    key_source: KeySourceConfig
+    require: bool = False
+    """Whether what is kept unencrypted is set aside like damaged data, and an unencrypted model refused; false while
+    what was kept before is still there."""
+
+
 class EgressLedgerConfig(Section):
     """Where the count of what went up outlives restarts; without it the metrics start at 0."""
 
@@ -364,6 +394,7 @@ class TierConfig(Section):
     outbox: OutboxConfig | None = None
     inbox: InboxConfig | None = None
     egress_ledger: EgressLedgerConfig | None = None
+    at_rest: AtRestConfig | None = None
     record: RecordConfig | None = None
     log: LogConfig = LogConfig()
     _folder: Path = PrivateAttr(Path())
@@ -391,8 +422,20 @@ class TierConfig(Section):
         ledger = self.egress_ledger
         if ledger:
             ledger = ledger.model_copy(update={"file": folder / ledger.file})
-        files = {"model": model, "record": record, "outbox": outbox, "inbox": inbox, "egress_ledger": ledger}
-        config = self.model_copy(update=files)
+        at_rest = self.at_rest
+        if at_rest and at_rest.key_source.file:
+            keys = at_rest.key_source.model_copy(update={"file": folder / at_rest.key_source.file})
+            at_rest = at_rest.model_copy(update={"key_source": keys})
+        config = self.model_copy(
+            update={
+                "model": model,
+                "record": record,
+                "outbox": outbox,
+                "inbox": inbox,
+                "egress_ledger": ledger,
+                "at_rest": at_rest,
+            }
+        )
         config._folder = folder
         return config
 

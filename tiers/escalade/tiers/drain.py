@@ -11,6 +11,7 @@ import asyncio
 import random
 import time
 from collections import defaultdict
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
@@ -110,10 +111,9 @@ class Drain:
         while True:
             self._woken.clear()
             if not await self.send_some():
-                try:
-                    await asyncio.wait_for(self._woken.wait(), LOOK_S)
-                except TimeoutError:
-                    continue
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_S):  # `wait_for` of 3.11 may lose a cancellation
+                        await self._woken.wait()
 
     async def send_some(self) -> int:
         """Send the next items, if there are any; return how many were taken. Pauses after a failure."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from escalade.tiers.keeper import KeptWire
     from escalade.tiers.links import Links
     from escalade.tiers.outbox import Correction as Stored
+    from escalade.tiers.outbox.sealing import Seal
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +44,8 @@ class Forwarding:
         How full the tier above is, 0 to 1.
     egress:
         What may be reported.
+    seal:
+        Encrypts what is kept.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Forwarding:
         reports: Sender,
         load: Callable[[], float],
         egress: Collection[DataClass],
+        seal: Seal,
     ) -> None:
         self.config = config
         self.outbox = Outbox(
@@ -67,6 +71,7 @@ class Forwarding:
                 max_corrections=config.max_corrections,
             ),
             on_recorded=lambda _: self.corrections.announce(),
+            seal=seal,
         )
         self.corrections = Corrections(self.outbox, read)
         self.drain = Drain(

@@ -91,7 +91,8 @@ class Reports:
         lost = 0
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._full.wait(), WRITE_S)
+                async with asyncio.timeout(WRITE_S):  # `wait_for` of 3.11 may lose a cancellation
+                    await self._full.wait()
             self._full.clear()
             lost = await self._write_rows(lost)
 

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from escalade.policies import Policy, PolicyConfigError, load_policy, load_score
 from escalade.policies.combinator import listens
+from escalade.tiers.at_rest import open_seal
 from escalade.tiers.config import TierConfig, TierName, host_port
 from escalade.tiers.config_file import load_config, parse_config
 from escalade.tiers.deliveries import Deliveries, MemoryWindow
@@ -27,6 +28,7 @@ from escalade.tiers.logs import configure_logs
 from escalade.tiers.metrics import TierMetrics
 from escalade.tiers.model import OnnxModel
 from escalade.tiers.outbox import Inbox, InboxLimits, OutboxError
+from escalade.tiers.outbox.sealing import UNSEALED
 from escalade.tiers.record import Recorder
 from escalade.tiers.retuning import Window, retune_forever
 from escalade.tiers.status import Status, inbox_status, link_status, outbox_status
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from escalade.tiers.egress import DataClass
     from escalade.tiers.outbox import Priority
     from escalade.tiers.outbox.item import ReportKind
+    from escalade.tiers.outbox.sealing import Seal
 
 log = structlog.get_logger(__name__)
 
@@ -94,6 +97,7 @@ class Service:
         self._recorder: Recorder | None = None
         self._forwarding: Forwarding | None = None
         self._inbox: Inbox | None = None
+        self._seal: Seal = UNSEALED
         self._deliveries = Deliveries(MemoryWindow(time.monotonic))
         self._started = time.monotonic()
 
@@ -135,7 +139,8 @@ class Service:
         config = self.config
         if not structlog.is_configured():  # an application that has its own logging keeps it
             configure_logs(config.log)
-        model = OnnxModel(config.model)
+        self._seal = await asyncio.to_thread(open_seal, config.at_rest)
+        model = OnnxModel(config.model, self._seal)
         policy = _policy(config, model.sha256)
         score = load_score(config.score, config.model.output_kind, temperature=config.model.temperature)
         head = Head(model, config.model.temperature, score)
@@ -185,6 +190,7 @@ class Service:
                 ),
                 load=lambda: self.links.load if self.links else 0.0,
                 egress=config.links[0].egress,
+                seal=self._seal,
             )
         forwarding = self._forwarding
         self._tier = Tier(
@@ -381,7 +387,7 @@ class Service:
 
     async def _open_inbox(self, config: InboxConfig) -> None:
         limits = InboxLimits(config.window_s, config.max_items, int(config.max_mb * 2**20))
-        self._inbox = Inbox(config.file, limits)
+        self._inbox = Inbox(config.file, limits, seal=self._seal)
         self._deliveries = Deliveries(self._inbox)
         try:
             await self._inbox.open()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from escalade.tiers.outbox.errors import OutboxError
 from escalade.tiers.outbox.item import Item
 from escalade.tiers.outbox.receiver import Receiver, Stored
+from escalade.tiers.outbox.sealing import UNSEALED
 from escalade.tiers.outbox.window import InboxLimits
 from escalade.tiers.outbox.worker import MAX_GROUP, GroupThread
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from escalade.tiers.outbox.database import Synchronous
     from escalade.tiers.outbox.dedup import Seen
+    from escalade.tiers.outbox.sealing import Seal
     from escalade.tiers.outbox.stats import InboxStats
     from escalade.tiers.outbox.worker import Answers, Request
 
@@ -42,6 +44,8 @@ class Inbox:
         The SQLite file; a lock, a WAL and damaged files that were moved aside stand beside it.
     clock, wall:
         Monotonic seconds, and the time of day, which only matters between two runs.
+    seal:
+        As in `Outbox`.
     synchronous:
         For tests only, as in `Outbox`.
     """
@@ -55,9 +59,10 @@ class Inbox:
         wall: Callable[[], float] = time.time,
         max_group: int = MAX_GROUP,
         synchronous: Synchronous = "FULL",
+        seal: Seal = UNSEALED,
     ) -> None:
         self.path = path
-        self._receiver = Receiver(path, limits, clock=clock, wall=wall, synchronous=synchronous)
+        self._receiver = Receiver(path, limits, clock=clock, wall=wall, synchronous=synchronous, seal=seal)
         self._thread = GroupThread(f"inbox {path}", self._serve, self._receiver.close, max_group)
 
     async def __aenter__(self) -> Self:

@@ -14,12 +14,14 @@ from escalade.tiers.outbox.database import Database
 from escalade.tiers.outbox.errors import CorruptError, OutboxError, explained
 from escalade.tiers.outbox.lock import FileLock
 from escalade.tiers.outbox.salvage import finish, set_aside
+from escalade.tiers.outbox.sealing import UNSEALED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from escalade.tiers.outbox.database import Kind, Synchronous
+    from escalade.tiers.outbox.sealing import Seal
 
 log = structlog.get_logger(__name__)
 
@@ -43,8 +45,9 @@ class Keeper(ABC):
         clock: Callable[[], float],
         wall: Callable[[], float],
         synchronous: Synchronous = "FULL",
+        seal: Seal = UNSEALED,
     ) -> None:
-        self.path = path
+        self.path, self._seal = path, seal
         self._kind, self._clock, self._wall, self._synchronous = kind, clock, wall, synchronous
         self._lock = FileLock(path, kind.name)
         self._database: Database | None = None
@@ -100,6 +103,7 @@ class Keeper(ABC):
     def _load(self, now: float) -> Database:
         database = Database(self.path, self._kind, now=now, wall_s=self._wall(), synchronous=self._synchronous)
         try:
+            self._check_keys(database)
             self._index(database, now)
             self._counters = database.counters()
             database.checkpoint()
@@ -110,6 +114,15 @@ class Keeper(ABC):
         self._well()
         self.publish()
         return database
+
+    def _check_keys(self, database: Database) -> None:
+        """Raise for a file that needs a key which is not there: nothing in it may be taken for damaged."""
+        unknown = [key_id.hex() for key_id in database.key_ids() if not self._seal.knows(key_id)]
+        if unknown:
+            raise OutboxError(
+                f"{self._kind.name} {self.path}: encrypted with a key that at_rest.key_source does not have "
+                f"({', '.join(unknown)}); put it back there"
+            )
 
     def _replace_damaged(self, database: Database, error: CorruptError) -> None:
         """Move a file aside that turned out to be damaged, and go on with what it still gives."""

@@ -13,6 +13,7 @@ from escalade.tiers.outbox.dedup import DedupWindow, Seen
 from escalade.tiers.outbox.errors import CorruptError, OutboxError, OutboxFullError
 from escalade.tiers.outbox.item import ITEM_OVERHEAD_BYTES, KINDS, Item, from_row, to_row
 from escalade.tiers.outbox.keeper import Keeper
+from escalade.tiers.outbox.sealing import UNSEALED, open_item, seal_item
 from escalade.tiers.outbox.stats import InboxStats
 from escalade.tiers.outbox.window import InboxLimits, Name, Remembered, Window
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from escalade.tiers.outbox.database import Database, Synchronous
     from escalade.tiers.outbox.item import Row
+    from escalade.tiers.outbox.sealing import Seal
 
 log = structlog.get_logger(__name__)
 
@@ -47,8 +49,9 @@ class Receiver(Keeper):
         clock: Callable[[], float],
         wall: Callable[[], float],
         synchronous: Synchronous = "FULL",
+        seal: Seal = UNSEALED,
     ) -> None:
-        super().__init__(INBOX, path, clock=clock, wall=wall, synchronous=synchronous)
+        super().__init__(INBOX, path, clock=clock, wall=wall, synchronous=synchronous, seal=seal)
         self._limits = limits
         self._window = Window(limits)
         self._at_work = DedupWindow[None](window_s=limits.window_s, max_items=limits.max_items)
@@ -157,6 +160,7 @@ class Receiver(Keeper):
             results.append(was_new)
         if not new:
             return results
+        new = {name: seal_item(self._seal, seq, item) for seq, (name, item) in enumerate(new.items(), self._next_seq)}
         rows = [to_row(seq, item) for seq, item in enumerate(new.values(), self._next_seq)]
         victims = window.victims(len(new), sum(item.size for item in new.values()), now)
         counts = Counter(f"dropped.{victim.reason}.{KINDS[victim.kind]}" for victim in victims)
@@ -194,7 +198,7 @@ class Receiver(Keeper):
         found, bad = list[tuple[int, Item]](), list[int]()
         for row in rows:
             try:
-                found.append((row[0], from_row(row)))
+                found.append((row[0], open_item(self._seal, row[0], from_row(row))))
             except ValueError:
                 bad.append(row[0])
         if bad:

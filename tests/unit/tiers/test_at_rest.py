@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from escalade.tiers.at_rest import MODEL, Vault, id_of_key, open_seal, read_model
-from escalade.tiers.config import AtRestConfig
 from escalade.tiers.config_file import parse_config
 from escalade.tiers.errors import ConfigError
+from escalade.tiers.keeping_config import AtRestConfig
 from escalade.tiers.key_sources import EnvironmentKeys, FileKeys, new_key_line
 from escalade.tiers.outbox import Delivered, Inbox, Item, Outbox, OutboxError
-from escalade.tiers.outbox.database import OUTBOX
+from escalade.tiers.outbox.file import OUTBOX
 from escalade.tiers.outbox.offline import offline
 from escalade.tiers.outbox.salvage import set_aside
 from escalade.tiers.outbox.sealing import MAGIC, UNSEALED

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from escalade.tiers.config import AtRestConfig
+    from escalade.tiers.keeping_config import AtRestConfig
     from escalade.tiers.key_sources import KeySource
 
 log = structlog.get_logger(__name__)

@@ -10,58 +10,31 @@ from pathlib import Path
 from socket import gethostname
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PrivateAttr,
     ValidationInfo,
+    field_validator,
     model_validator,
 )
 
+from escalade.tiers.aggregator.config import AggregateConfig, AggregatorConfig
+from escalade.tiers.config_types import DTYPES as DTYPES
+from escalade.tiers.config_types import Address, Datatype, Milliseconds, PositiveInt
+from escalade.tiers.config_types import RecordConfig as RecordConfig
+from escalade.tiers.config_types import Section as Section
+from escalade.tiers.config_types import host_port as host_port
 from escalade.tiers.egress import DATA_CLASSES, DataClass
 from escalade.tiers.errors import ConfigError
+from escalade.tiers.keeping_config import AtRestConfig, EgressLedgerConfig
 from escalade.tiers.preprocess import StepSpec
 from escalade.tiers.providers import Provider, full_name
 
 TierName = Literal["endpoint", "edge_node", "edge_server"]
 OutputKind = Literal["logits", "posterior", "raw"]
-Datatype = Literal[
-    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"
-]
-DTYPES: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_),
-    "UINT8": np.dtype("<u1"),
-    "UINT16": np.dtype("<u2"),
-    "UINT32": np.dtype("<u4"),
-    "UINT64": np.dtype("<u8"),
-    "INT8": np.dtype("<i1"),
-    "INT16": np.dtype("<i2"),
-    "INT32": np.dtype("<i4"),
-    "INT64": np.dtype("<i8"),
-    "FP16": np.dtype("<f2"),
-    "FP32": np.dtype("<f4"),
-    "FP64": np.dtype("<f8"),
-}
-"""The protocol's names of tensor types, as numpy types."""
-
 DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
-
-
-def host_port(address: str) -> tuple[str, int]:
-    """Split `host:port` (or `[::1]:port`); ValueError when it is neither."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or "/" in host or not port.isdigit() or int(port) > 65535:
-        raise ValueError(f"{address!r} is not host:port, for example 127.0.0.1:8001")
-    return host.strip("[]"), int(port)
-
-
-def _address(value: str) -> str:
-    host_port(value)
-    return value
 
 
 def _provider(value: Any) -> Any:
@@ -73,17 +46,6 @@ def _provider(value: Any) -> Any:
         except ConfigError as error:
             raise ValueError(error.message) from error
     return value
-
-
-Address = Annotated[str, AfterValidator(_address)]
-PositiveInt = Annotated[int, Field(ge=1)]
-Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """Frozen, and no key that is not written here."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 class InputConfig(Section):
@@ -268,21 +230,6 @@ class LogConfig(Section):
     """`auto`: for people on a terminal, JSON otherwise."""
 
 
-class RecordConfig(Section):
-    """Where decisions and what came of them are kept, for `escalade record` and `escalade policy`."""
-
-    folder: Path
-    """One of its own for each tier; made when missing."""
-    max_mb: Annotated[float, Field(ge=8, allow_inf_nan=False)] = 256.0
-    """The oldest chunks are removed beyond."""
-    flush_rows: PositiveInt = 4096
-    """Rows of a chunk, fewer where the posteriors are long."""
-    flush_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
-    """The longest time a row waits in memory; what a process that dies loses."""
-    format: Literal["npz", "parquet"] = "npz"
-    """`parquet` needs pyarrow."""
-
-
 class OutboxConfig(Section):
     """What could not be asked now is kept here and asked later; see docs/operations.md."""
 
@@ -309,42 +256,6 @@ class OutboxConfig(Section):
     """How often the tier's state is reported upward; 0: never."""
     corrections: Path | None = None
     """A file to which every correction is appended as a line of JSON."""
-
-
-class KeySourceConfig(Section):
-    """Where the keys come from; one of the three."""
-
-    file: Path | None = None
-    """One key a line, the current first; made by `escalade keys new`."""
-    environment: str | None = None
-    """A variable that holds the same."""
-    source: str | None = None
-    """`my_module:MyKeys`, a `KeySource` of your own: an HSM, a TPM, a secret store."""
-    parameters: dict[str, Any] = {}
-    """What it is made with."""
-
-    @model_validator(mode="after")
-    def _one_of_three(self) -> KeySourceConfig:
-        if sum(one is not None for one in (self.file, self.environment, self.source)) != 1:
-            raise ValueError("name one of `file`, `environment` and `source`")
-        return self
-
-
-class AtRestConfig(Section):
-    """Encryption of what outbox and inbox keep, and of the model's file, with AES-256-GCM; needs `cryptography`."""
-
-    key_source: KeySourceConfig
-    require: bool = False
-    """Whether what is kept unencrypted is set aside like damaged data, and an unencrypted model refused; false while
-    what was kept before is still there."""
-
-
-class EgressLedgerConfig(Section):
-    """Where the count of what went up outlives restarts; without it the metrics start at 0."""
-
-    file: Path
-    max_lines: PositiveInt = 1000
-    """One for each class, destination and device; further devices are counted together."""
 
 
 class InboxConfig(Section):
@@ -396,6 +307,10 @@ class TierConfig(Section):
     egress_ledger: EgressLedgerConfig | None = None
     at_rest: AtRestConfig | None = None
     record: RecordConfig | None = None
+    aggregate: AggregateConfig | None = None
+    """What this tier answers is reported to an aggregator."""
+    aggregator: AggregatorConfig | None = None
+    """On an edge server: fuses what several edge nodes report of one event."""
     log: LogConfig = LogConfig()
     _folder: Path = PrivateAttr(Path())
 
@@ -419,23 +334,13 @@ class TierConfig(Section):
             outbox = outbox.model_copy(update={"file": folder / outbox.file, "corrections": lines})
         if inbox:
             inbox = inbox.model_copy(update={"file": folder / inbox.file})
-        ledger = self.egress_ledger
-        if ledger:
-            ledger = ledger.model_copy(update={"file": folder / ledger.file})
-        at_rest = self.at_rest
-        if at_rest and at_rest.key_source.file:
-            keys = at_rest.key_source.model_copy(update={"file": folder / at_rest.key_source.file})
-            at_rest = at_rest.model_copy(update={"key_source": keys})
-        config = self.model_copy(
-            update={
-                "model": model,
-                "record": record,
-                "outbox": outbox,
-                "inbox": inbox,
-                "egress_ledger": ledger,
-                "at_rest": at_rest,
-            }
-        )
+        parts = {"model": model, "record": record, "outbox": outbox, "inbox": inbox}
+        others = {
+            name: part.in_folder(folder)
+            for name in ("aggregate", "aggregator", "egress_ledger", "at_rest")
+            if (part := getattr(self, name))
+        }
+        config = self.model_copy(update={**parts, **others})
         config._folder = folder
         return config
 
@@ -445,12 +350,22 @@ class TierConfig(Section):
             raise ValueError("an outbox without an upstream would never be emptied; add `upstream: {address: ...}`")
         return self
 
+    @field_validator("aggregate")
+    @classmethod
+    def _as_the_first_link(cls, value: AggregateConfig | None, info: ValidationInfo) -> AggregateConfig | None:
+        upstream = info.data.get("upstream")
+        if value and upstream and "egress" not in value.model_fields_set:
+            return value.model_copy(update={"egress": upstream.egress})
+        return value
+
     @model_validator(mode="after")
     def _reports_may_leave(self) -> TierConfig:
         outbox, upstream = self.outbox, self.upstream
         if outbox and upstream and (outbox.results or outbox.telemetry_s) and "label" not in upstream.egress:
             what = "outbox.results" if outbox.results else "outbox.telemetry_s"
             raise ValueError(f"{what} sends labels, which upstream.egress does not allow; add `label` there")
+        if self.aggregate:
+            self.aggregate.check_egress(self.model.input.data)
         return self
 
     @model_validator(mode="before")
@@ -461,3 +376,11 @@ class TierConfig(Section):
                 "an upstream without a policy would never be asked; add `policy: {name: Threshold, threshold: 0.8}`"
             )
         return data
+
+    @model_validator(mode="after")
+    def _each_block_on_its_tier(self) -> TierConfig:
+        if self.aggregator and self.tier != "edge_server":
+            raise ValueError(f"`aggregator:` belongs to an edge_server, not to an {self.tier}")
+        if self.aggregate and self.tier == "edge_server":
+            raise ValueError("`aggregate:` belongs to the nodes that report, not to the edge_server they report to")
+        return self

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from escalade.tiers.config import KeySourceConfig
+    from escalade.tiers.keeping_config import KeySourceConfig
 
 KEY_BYTES = 32
 AT = "at_rest.key_source"

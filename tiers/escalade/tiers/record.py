@@ -152,7 +152,7 @@ class Recorder:
     ) -> None:
         self._folder, self._max_bytes = Path(config.folder), int(config.max_mb * 1024 * 1024)
         self._flush_rows, self._format = config.flush_rows, config.format
-        self._interval_s = config.flush_seconds
+        self._interval_s, self._max_age_s, self._clock = config.flush_seconds, config.max_age_s, clock
         self._meta = {"schema": SCHEMA, **meta}
         self.lost = 0
         if self._format == "parquet":
@@ -255,9 +255,24 @@ class Recorder:
 
     def _write_loop(self) -> None:
         while not self._stop:
+            self._drop_old()
             self._wake.wait(self._interval_s)
             self._wake.clear()
             self.flush()
+
+    def _drop_old(self) -> None:
+        if self._max_age_s is None:
+            return
+        last_s = self._clock() - self._max_age_s
+        for file in list(self._sizes):
+            try:
+                if file.stat().st_mtime < last_s:
+                    file.unlink()
+                    del self._sizes[file]
+            except FileNotFoundError:
+                del self._sizes[file]
+            except OSError as error:
+                log.warning("an old recording cannot be removed", file=str(file), reason=error.strerror)
 
     def _write(self, first: int, rows: list[Decided]) -> None:
         file = self._folder / f"{first:016x}.{self._format}"
@@ -316,6 +331,25 @@ def chunks(folder: Path) -> list[Path]:
     """Return a recording's chunks, oldest first."""
     found = [*folder.glob("*.npz"), *folder.glob("*.parquet")]
     return sorted(file for file in found if len(file.stem) == 16 and set(file.stem) <= set("0123456789abcdef"))
+
+
+def drop_chunks(folder: Path) -> int:
+    """Delete a recording that no process writes; return how many chunks there were.
+
+    Raises
+    ------
+    ConfigError
+        A process records there.
+    """
+    lock = _own(folder)
+    try:
+        files = chunks(folder)
+        for file in files:
+            file.unlink(missing_ok=True)
+        return len(files)
+    finally:
+        if lock is not None:
+            os.close(lock)
 
 
 def columns(rows: Sequence[Decided], first: int) -> dict[str, NDArray[Any]]:

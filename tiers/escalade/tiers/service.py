@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -15,6 +16,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from escalade.policies import Policy, PolicyConfigError, load_policy, load_score
 from escalade.policies.combinator import listens
 from escalade.tiers.at_rest import open_seal
+from escalade.tiers.attached import Attached
 from escalade.tiers.config import TierConfig, TierName, host_port
 from escalade.tiers.config_file import load_config, parse_config
 from escalade.tiers.deliveries import Deliveries, MemoryWindow
@@ -59,6 +61,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+EXPIRE_S = 60.0
+"""At most so long what has left the inbox's window stays on the disk."""
 WATCH_S = 0.25
 """Between two looks at how busy the event loop is."""
 
@@ -94,11 +98,13 @@ class Service:
         self._retuning: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._counting: asyncio.Task[None] | None = None
+        self._expiring: asyncio.Task[None] | None = None
         self._recorder: Recorder | None = None
         self._forwarding: Forwarding | None = None
         self._inbox: Inbox | None = None
         self._seal: Seal = UNSEALED
         self._deliveries = Deliveries(MemoryWindow(time.monotonic))
+        self._attached = Attached()
         self._started = time.monotonic()
 
     @classmethod
@@ -216,6 +222,7 @@ class Service:
             await self._open_inbox(config.inbox)
         if forwarding:
             await forwarding.start(lambda: self.status().as_json())
+        await self._attached.start(config, self._tier, self.egress, self._seal)
         if listens(policy, "retune"):
             slow_loop = retune_forever(policy, Window(metrics), self.retune_seconds, self._tier.policy_failed)
             self._retuning = asyncio.create_task(slow_loop)
@@ -247,9 +254,10 @@ class Service:
             clock=time.monotonic,
             deliveries=self._deliveries,
             device_rate=config.limits.device_rate,
+            answered=self._attached.answered,
         )
         corrections = self._forwarding.corrections if self._forwarding else None
-        more = [TierServicer(self.status, corrections, self._inbox)]
+        more = [TierServicer(self.status, corrections, self._inbox), *self._attached.services]
         self._server = GrpcServer(
             self._servicer,
             config.listen.address,
@@ -327,8 +335,10 @@ class Service:
             raise ConfigError("reports go through the outbox; add `outbox: {file: ...}`", key="outbox")
         return await self._forwarding.reports.report(payload, data=data, kind=kind, priority=priority)
 
-    async def infer(self, x: NDArray[Any], deadline_ms: float | None = None) -> Answer:
+    async def infer(self, x: NDArray[Any], deadline_ms: float | None = None, *, event: str = "") -> Answer:
         """Return the answer to `x`, `[B, *row]`, within `deadline_ms` (default: `limits.default_deadline_ms`).
+
+        `event` is the key of what `x` is an observation of, for a tier that reports to an aggregator.
 
         Raises
         ------
@@ -336,7 +346,10 @@ class Service:
             See `escalade.tiers.errors`.
         """
         limit_ms = self.config.limits.default_deadline_ms if deadline_ms is None else deadline_ms
-        return await self.tier.infer(x, time.monotonic() + limit_ms / 1e3)
+        answer = await self.tier.infer(x, time.monotonic() + limit_ms / 1e3)
+        if self._attached.answered is not None:
+            self._attached.answered(x, answer, event)
+        return answer
 
     async def close(self) -> None:
         """Finish what was accepted, refuse what is new, within `limits.drain_seconds`; then let everything go."""
@@ -346,21 +359,23 @@ class Service:
         stop = time.monotonic() + limit_s
         if self._server:
             await self._server.announce_stop()
+            self._attached.announce_stop()
         await self._tier.drain(limit_s)
         if self._server:
             await self._server.stop(max(0.0, stop - time.monotonic()))
             self._server = None
-        for task in (self._retuning, self._watching, self._counting):
+        for task in (self._retuning, self._watching, self._counting, self._expiring):
             if task:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
-        self._retuning = self._watching = self._counting = None
+        self._retuning = self._watching = self._counting = self._expiring = None
         if self._forwarding:
             await self._forwarding.close()
             self._forwarding = None
         if self._inbox:
             await self._inbox.close()
             self._inbox = None
+        await self._attached.close()
         await self._tier.close()
         try:
             await asyncio.to_thread(self.egress.write)
@@ -380,6 +395,7 @@ class Service:
         yield metrics
         if self.links:
             yield EgressMetrics(self.egress.lines, metrics.labels)
+        yield from self._attached.collectors
         if self._forwarding:
             yield ForwardingMetrics(self._forwarding, metrics.labels)
         if self._inbox:
@@ -389,6 +405,7 @@ class Service:
         limits = InboxLimits(config.window_s, config.max_items, int(config.max_mb * 2**20))
         self._inbox = Inbox(config.file, limits, seal=self._seal)
         self._deliveries = Deliveries(self._inbox)
+        self._expiring = asyncio.create_task(_expire_forever(self._inbox, min(EXPIRE_S, config.window_s / 2)))
         try:
             await self._inbox.open()
         except OutboxError:  # it has logged it
@@ -418,6 +435,14 @@ def _policy(config: TierConfig, sha256: str) -> Policy:
     except ValueError as error:
         raise ConfigError(f"does not fit the tier: {error}", key="policy") from error
     return policy
+
+
+async def _expire_forever(inbox: Inbox, pause_s: float) -> None:
+    """Delete what is too old also while nothing new comes."""
+    while True:
+        await asyncio.sleep(pause_s)
+        with suppress(OutboxError):  # it has logged it
+            await inbox.expire()
 
 
 async def _watch_loop(admission: Admission) -> None:

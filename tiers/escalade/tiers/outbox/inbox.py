@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from escalade.tiers.outbox.database import Synchronous
     from escalade.tiers.outbox.dedup import Seen
+    from escalade.tiers.outbox.file import Synchronous
     from escalade.tiers.outbox.sealing import Seal
     from escalade.tiers.outbox.stats import InboxStats
     from escalade.tiers.outbox.worker import Answers, Request
@@ -135,6 +135,16 @@ class Inbox:
         """
         return await self._thread.ask("read", (after, limit))  # type: ignore[no-any-return]
 
+    async def expire(self) -> None:
+        """Delete what has left the window; else it stays until something new comes.
+
+        Raises
+        ------
+        OutboxError
+            It cannot be deleted now.
+        """
+        await self._thread.ask("expire")
+
     def stats(self) -> InboxStats:
         """Return what is kept, and counters, as of the last group."""
         return self._receiver.stats()
@@ -166,6 +176,8 @@ class Inbox:
                 return self._receiver.read(*argument)
             if what == "release":
                 self._receiver.release(argument)
+            elif what == "expire":
+                self._receiver.expire()
             elif what == "open":
                 self._receiver.open()
             elif what == "close":

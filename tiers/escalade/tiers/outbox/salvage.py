@@ -11,19 +11,21 @@ import sqlite3
 import time
 from collections import Counter
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from escalade.tiers.outbox import correction, item
-from escalade.tiers.outbox.database import Database, sync_folder
+from escalade.tiers.outbox.database import Database
 from escalade.tiers.outbox.errors import CorruptError
+from escalade.tiers.outbox.file import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from escalade.tiers.outbox.database import Kind, Synchronous
+    from escalade.tiers.outbox.file import Kind, Synchronous
 
 log = structlog.get_logger(__name__)
 
@@ -94,9 +96,9 @@ def aside_files(path: Path) -> list[Path]:
     return sorted(file for file in found if not file.name.endswith("-wal"))
 
 
-def drop_aside_files(path: Path) -> int:
-    """Delete the damaged files kept beside an outbox; return how many there were."""
-    files = aside_files(path)
+def drop_aside_files(path: Path, before_wall_s: float = inf) -> int:
+    """Delete the damaged files kept beside an outbox that were last written before; return how many there were."""
+    files = [file for file in aside_files(path) if file.stat().st_mtime < before_wall_s]
     for file in files:
         _remove(file)
     return len(files)

@@ -18,8 +18,8 @@ import structlog
 
 from escalade.tiers.outbox import correction
 from escalade.tiers.outbox.correction import Correction, Delivered
-from escalade.tiers.outbox.database import OUTBOX
 from escalade.tiers.outbox.errors import CorruptError, OutboxError, OutboxFullError
+from escalade.tiers.outbox.file import OUTBOX
 from escalade.tiers.outbox.item import ITEM_OVERHEAD_BYTES, PRIORITIES, RANKS, Item, Leased, from_row, to_row
 from escalade.tiers.outbox.keeper import Keeper
 from escalade.tiers.outbox.ledger import Ledger
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from escalade.tiers.outbox.database import Database, Synchronous
+    from escalade.tiers.outbox.database import Database
+    from escalade.tiers.outbox.file import Synchronous
     from escalade.tiers.outbox.item import Row
     from escalade.tiers.outbox.sealing import Seal
 
@@ -78,7 +79,9 @@ class Writer(Keeper):
         synchronous: Synchronous = "FULL",
         seal: Seal = UNSEALED,
     ) -> None:
-        super().__init__(OUTBOX, path, clock=clock, wall=wall, synchronous=synchronous, seal=seal)
+        super().__init__(
+            OUTBOX, path, clock=clock, wall=wall, synchronous=synchronous, seal=seal, keep_aside_s=limits.max_age_s
+        )
         self._limits = limits
         self.evicted: list[Evicted] = []
         """What has been given up since this list was last emptied."""
@@ -137,8 +140,8 @@ class Writer(Keeper):
     def clean_up(self) -> bool:
         """Evict what is too old, and write what is owed, if there is any; whether items may be taken."""
         try:
-            self.open()
-            now = self._clock()
+            database, now = self.open(), self._clock()
+            self._sweep(database, now)
             if self._owing() or self._order.expired(now) or self._ledger.surplus(0, now):
                 self._write([])
         except OutboxError:  # a disk that cannot be written may still be read
@@ -290,11 +293,9 @@ class Writer(Keeper):
             self._refused += refused
             return results
         owed = [one._replace(seq=seq) for seq, one in enumerate(owed, ledger.last_seq + 1)]
-        counts: Counter[str] = Counter()
-        if gone or surplus or self._given_up:
-            counts.update(f"evicted.{reason}.{PRIORITIES[entry.rank]}" for entry, reason in gone)
-            counts.update(f"evicted.{one.reason}.{one.priority}" for one in self._given_up)
-            counts["corrections_dropped"] += surplus
+        counts: Counter[str] = Counter({"corrections_dropped": surplus} if surplus else {})
+        counts.update(f"evicted.{reason}.{PRIORITIES[entry.rank]}" for entry, reason in gone)
+        counts.update(f"evicted.{one.reason}.{one.priority}" for one in self._given_up)
         statements = database.insert(rows, now, wall_s)
         statements += database.delete([*self._settled, *(entry.seq for entry, _ in gone)])
         statements += database.insert_corrections(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 from typing import TYPE_CHECKING
 
+from escalade.tiers.aggregator.store import KIND as AGGREGATOR
 from escalade.tiers.config_file import load_config
 from escalade.tiers.egress_ledger import EgressLedger
 from escalade.tiers.errors import SetupError
 from escalade.tiers.outbox import OutboxError
-from escalade.tiers.outbox.file import INBOX, OUTBOX
+from escalade.tiers.outbox.errors import CorruptError
+from escalade.tiers.outbox.file import INBOX, OUTBOX, File
+from escalade.tiers.outbox.lock import FileLock
 from escalade.tiers.outbox.offline import offline
 from escalade.tiers.record import drop_chunks
 from escalade.tiers.reports import LANE
@@ -38,6 +42,10 @@ def forget(device: str, file: Path) -> int:
                 _forget_lines(config.outbox.corrections, device)
         if config.inbox:
             _forget_kept(config.inbox.file, INBOX, device)
+        if config.aggregate and config.aggregate.outbox:
+            _forget_kept(config.aggregate.outbox, OUTBOX, device)
+        if config.aggregator and config.aggregator.file:
+            _forget_observations(config.aggregator.file, device)
         if config.egress_ledger:
             ledger = EgressLedger(config.egress_ledger.file)
             lines = ledger.forget(device)
@@ -61,6 +69,25 @@ def _forget_kept(path: Path, kind: Kind, device: str) -> None:
         f"{kind.name} {path}: {gone.items} items, {gone.corrections} corrections, {gone.quarantined} damaged items and "
         f"{gone.files} damaged files deleted"
     )
+
+
+def _forget_observations(path: Path, node: str) -> None:
+    """Leave out what a node has observed; the answers that it had a part in stay."""
+    if not path.exists():
+        return
+    lock = FileLock(path, AGGREGATOR.name)
+    lock.acquire()
+    try:
+        file = File(path, AGGREGATOR)
+        try:
+            gone = file.delete_for_good({"observations": "node"}, [node])
+        finally:
+            file.close()
+    except (CorruptError, sqlite3.Error) as error:
+        raise OutboxError(f"{AGGREGATOR.name} {path}: {error}") from error
+    finally:
+        lock.release()
+    print(f"{AGGREGATOR.name} {path}: {gone[0]} observations deleted")
 
 
 def _forget_lines(path: Path, device: str) -> None:

@@ -254,19 +254,11 @@ class Database(File):
 
         What was deleted is overwritten, here and where earlier deletions left it in the file.
         """
-        names, gone = json.dumps(sorted(devices)), list[int]()
-        self.connection.execute("PRAGMA secure_delete = ON").fetchall()
-        last = self.note_last_seq(self.last_seq())
-        with self.transaction():
-            self.connection.execute(*last)
-            for table in ("items", "corrections", "quarantined"):
-                query = f"DELETE FROM {table} WHERE CAST(device AS TEXT) IN (SELECT value FROM json_each(?))"
-                gone.append(self.connection.execute(query, (names,)).rowcount)
-            self.connection.execute("DELETE FROM attempts WHERE seq NOT IN (SELECT seq FROM items)")
-        with corruption_noticed():
-            self.connection.execute("VACUUM")
-        self.checkpoint()
-        return gone[0], gone[1], gone[2]
+        self.run([self.note_last_seq(self.last_seq())])
+        tables = dict.fromkeys(("items", "corrections", "quarantined"), "device")
+        items, corrections, quarantined = self.delete_for_good(tables, devices)
+        self.run([("DELETE FROM attempts WHERE seq NOT IN (SELECT seq FROM items)", ())])
+        return items, corrections, quarantined
 
     def drop_quarantined(self) -> int:
         """Delete the rows set aside; return how many there were."""

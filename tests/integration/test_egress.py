@@ -27,6 +27,7 @@ X = np.array([[1, 0.9, 0, 0]], np.float32)
 CRITICAL = Caller(priority="critical")
 DEFER = {"name": "tests.integration.policies:DeferBelow", "threshold": 2.0}
 ESCALATE = {"name": "AlwaysEscalate"}
+ACCEPT = {"name": "AlwaysAccept"}
 
 
 class World:
@@ -48,6 +49,19 @@ class World:
         await self.stack.enter_async_context(server)
         self.capture = await self.stack.enter_async_context(Capture(await server.listen()))
         return server
+
+    async def aggregator(self) -> Capture:
+        server = EdgeServer.from_config(
+            {
+                "tier": "edge_server",
+                "model": {"file": self.models / "sure.onnx", "name": "m"},
+                "listen": {"address": "127.0.0.1:0"},
+                "aggregator": {"nodes": ["a"], "file": str(self.folder / "aggregator.db")},
+            }
+        )
+        await self.stack.enter_async_context(server)
+        self.capture = await self.stack.enter_async_context(Capture(await server.listen()))
+        return self.capture
 
     def config(self, egress: list[str], policy: dict[str, Any] = ESCALATE, **keys: Any) -> dict[str, Any]:
         return {
@@ -247,8 +261,46 @@ def test_the_ledger_is_shown_and_goes_on_after_a_restart(
     assert shown[1].endswith(f": {2 * size} bytes")
     assert shown[-1].split()[0] == "raw"
     assert shown[-1].split()[2:] == ["node-1", "1", str(size)]
-    assert main(["config", "check", str(file)]) == 0
+    assert main(["config", "check", "--no-model", str(file)]) == 0
     assert capsys.readouterr().out.splitlines()[1] == shown[0]
     file.write_text(yaml.safe_dump({**config, "egress_ledger": None}))
     assert main(["egress", "show", str(file)]) == 2
     assert "there is no ledger; add `egress_ledger: {file: ...}`" in capsys.readouterr().err
+
+
+@pytest.mark.asyncio
+async def test_observations_are_held_to_the_rule_and_counted(world: World) -> None:
+    """What an aggregator is told: to the byte, by what it holds; what was kept before a stricter rule is not sent."""
+    folder, capture = world.folder, await world.aggregator()
+    aggregate = {"address": capture.address, "node": "a", "timeout_ms": 2000, "outbox": str(folder / "reports.db")}
+    capture.target, whole = "127.0.0.1:1", capture.target
+    node = await world.node(["raw", "posterior"], ACCEPT, aggregate={**aggregate, "send": "raw"})
+    await node.infer(X, event="e1")
+    await node.close()
+    capture.target = whole
+    sent = len(capture.messages())
+    node = await world.node(["posterior"], ACCEPT, aggregate={**aggregate, "send": "posterior"})
+    counts = node._attached._reporting._reporter.counts  # type: ignore[union-attr]
+    await node.infer(X, event="e2")
+    await until(lambda: counts["sent"] + counts["egress"] == 2)
+    await node.close()
+    (message,) = [message for message in capture.messages()[sent:] if message]
+    assert X.tobytes() not in message
+    assert counts == {"sent": 1, "egress": 1}
+    line = next(line for line in node.egress.lines() if line.data == "posterior")
+    assert line[1:] == (capture.address, "a", 1, len(message))
+
+
+def test_what_may_not_leave_may_not_be_configured_to_be_reported(tmp_path: Path) -> None:
+    """The aggregator's rule is by default the first link's."""
+    world = World(tmp_path, tmp_path, AsyncExitStack())
+    world.capture = Capture("")
+    world.capture.address = "127.0.0.1:1"
+    for egress, send, more in (
+        (["label"], "posterior", {}),
+        (["posterior"], "raw", {}),
+        ([], "raw", {"egress": ["raw"]}),
+    ):
+        aggregate = {"address": "127.0.0.1:1", "node": "a", "send": send, **more}
+        with pytest.raises(ConfigError, match=r"which aggregate\.egress .* does not allow; add"):
+            EdgeNode.from_config(world.config(egress, aggregate=aggregate))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from escalade.tiers.aggregator.store import KIND as AGGREGATOR
 from escalade.tiers.config_file import load_config
+from escalade.tiers.corrections import rewrite
 from escalade.tiers.egress_ledger import EgressLedger
 from escalade.tiers.errors import SetupError
 from escalade.tiers.outbox import OutboxError
@@ -16,7 +17,7 @@ from escalade.tiers.outbox.errors import CorruptError
 from escalade.tiers.outbox.file import INBOX, OUTBOX, File
 from escalade.tiers.outbox.lock import FileLock
 from escalade.tiers.outbox.offline import offline
-from escalade.tiers.record import drop_chunks
+from escalade.tiers.record import chunks, own
 from escalade.tiers.reports import LANE
 
 if TYPE_CHECKING:
@@ -98,12 +99,7 @@ def _forget_lines(path: Path, device: str) -> None:
         return
     kept = [line for line in lines if _device_of(line) != device]
     if len(kept) < len(lines):
-        draft = path.with_name(f"{path.name}.part")
-        with draft.open("w", encoding="utf-8") as stream:
-            stream.writelines(kept)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(path)
+        rewrite(path, kept)
     print(f"corrections {path}: {len(lines) - len(kept)} lines deleted")
 
 
@@ -119,6 +115,19 @@ def _forget_record(config: TierConfig, device: str) -> None:
         return
     folder = config.record.folder
     if device == config.device:
-        print(f"recording {folder}: {drop_chunks(folder)} chunks deleted")
+        print(f"recording {folder}: {_drop_chunks(folder)} chunks deleted")
     else:
         print(f"recording {folder}: left, for it names no devices; it holds scores and posteriors of all of them")
+
+
+def _drop_chunks(folder: Path) -> int:
+    """Delete a recording that no process writes; return how many chunks there were."""
+    lock = own(folder)
+    try:
+        files = chunks(folder)
+        for file in files:
+            file.unlink(missing_ok=True)
+        return len(files)
+    finally:
+        if lock is not None:
+            os.close(lock)

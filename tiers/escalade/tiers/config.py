@@ -256,6 +256,8 @@ class OutboxConfig(Section):
     """How often the tier's state is reported upward; 0: never."""
     corrections: Path | None = None
     """A file to which every correction is appended as a line of JSON."""
+    corrections_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 256.0
+    """A file that would grow beyond loses its older half."""
 
 
 class InboxConfig(Section):

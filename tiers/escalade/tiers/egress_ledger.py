@@ -60,7 +60,7 @@ class EgressLedger:
     def __init__(self, file: Path | None = None, *, max_lines: int = 1000) -> None:
         self._file, self._max_lines = file, max_lines
         self._counts: dict[tuple[DataClass, str, str], list[int]] = {}
-        self._changed = False
+        self._changed, self._refused = False, ""
         self.since_s = time.time()
         """When counting began, time of day."""
         if file is not None:
@@ -90,17 +90,20 @@ class EgressLedger:
 
     async def write_forever(self) -> None:
         """Write what changes, until cancelled; a disk that refuses is logged once and tried again."""
-        refused = ""
         while True:
             await asyncio.sleep(WRITE_S)
-            try:
-                await asyncio.to_thread(self.write)
-            except OSError as error:
-                if str(error) != refused:
-                    log.error("the egress ledger cannot be written", file=str(self._file), reason=error.strerror)
-                refused = str(error)
-            else:
-                refused = ""
+            await self.close()
+
+    async def close(self) -> None:
+        """Write what has changed; a disk that refuses is logged."""
+        try:
+            await asyncio.to_thread(self.write)
+        except OSError as error:
+            if str(error) != self._refused:
+                log.error("the egress ledger cannot be written", file=str(self._file), reason=error.strerror)
+            self._refused = str(error)
+        else:
+            self._refused = ""
 
     def write(self) -> None:
         """Bring the file up to date; it is whole at every moment.

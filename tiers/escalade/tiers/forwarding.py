@@ -74,6 +74,7 @@ class Forwarding:
             seal=seal,
         )
         self.corrections = Corrections(self.outbox, read)
+        self._corrections_bytes = int(config.corrections_mb * 2**20)
         self.drain = Drain(
             self.outbox,
             {
@@ -112,7 +113,7 @@ class Forwarding:
             log.warning("the tier answers without its outbox until that works", file=str(self.config.file))
         self._run(self.drain.run())
         if self.config.corrections:
-            self._run(self.corrections.append_to(self.config.corrections))
+            self._run(self.corrections.append_to(self.config.corrections, self._corrections_bytes))
         if self.config.results:
             self._run(self.reports.write_results())
         if self.config.telemetry_s:
@@ -129,7 +130,7 @@ class Forwarding:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.reports.flush()
         if self.config.corrections:
-            await self.corrections.append_rest(self.config.corrections)
+            await self.corrections.append_rest(self.config.corrections, self._corrections_bytes)
         await self.outbox.close()
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:

@@ -24,6 +24,7 @@ import structlog
 from escalade.policies import Batch
 from escalade.policies.combinator import listens
 from escalade.tiers.errors import ConfigError
+from escalade.tiers.record_retention import drop_old
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -157,7 +158,7 @@ class Recorder:
         self.lost = 0
         if self._format == "parquet":
             _pyarrow()
-        self._lock = _own(self._folder)
+        self._lock = own(self._folder)
         for draft in self._folder.glob("*.part"):
             draft.unlink(missing_ok=True)
         self._sizes = {file: file.stat().st_size for file in chunks(self._folder)}
@@ -255,24 +256,11 @@ class Recorder:
 
     def _write_loop(self) -> None:
         while not self._stop:
-            self._drop_old()
+            if self._max_age_s is not None:
+                drop_old(self._sizes, self._clock() - self._max_age_s)
             self._wake.wait(self._interval_s)
             self._wake.clear()
             self.flush()
-
-    def _drop_old(self) -> None:
-        if self._max_age_s is None:
-            return
-        last_s = self._clock() - self._max_age_s
-        for file in list(self._sizes):
-            try:
-                if file.stat().st_mtime < last_s:
-                    file.unlink()
-                    del self._sizes[file]
-            except FileNotFoundError:
-                del self._sizes[file]
-            except OSError as error:
-                log.warning("an old recording cannot be removed", file=str(file), reason=error.strerror)
 
     def _write(self, first: int, rows: list[Decided]) -> None:
         file = self._folder / f"{first:016x}.{self._format}"
@@ -333,25 +321,6 @@ def chunks(folder: Path) -> list[Path]:
     return sorted(file for file in found if len(file.stem) == 16 and set(file.stem) <= set("0123456789abcdef"))
 
 
-def drop_chunks(folder: Path) -> int:
-    """Delete a recording that no process writes; return how many chunks there were.
-
-    Raises
-    ------
-    ConfigError
-        A process records there.
-    """
-    lock = _own(folder)
-    try:
-        files = chunks(folder)
-        for file in files:
-            file.unlink(missing_ok=True)
-        return len(files)
-    finally:
-        if lock is not None:
-            os.close(lock)
-
-
 def columns(rows: Sequence[Decided], first: int) -> dict[str, NDArray[Any]]:
     """Return rows as columns, with ids from `first` on."""
     table: dict[str, NDArray[Any]] = {"id": np.arange(first, first + len(rows), dtype=np.int64)}
@@ -377,7 +346,7 @@ def read_chunk(file: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     return table, json.loads(str(table.pop("meta")))
 
 
-def _own(folder: Path) -> int | None:
+def own(folder: Path) -> int | None:
     """Make the folder, and lock it as long as this process records there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

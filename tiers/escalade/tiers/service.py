@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import structlog
-from prometheus_client import CollectorRegistry, start_http_server
 
 from escalade.policies import Policy, PolicyConfigError, load_policy, load_score
 from escalade.policies.combinator import listens
 from escalade.tiers.at_rest import open_seal
 from escalade.tiers.attached import Attached
-from escalade.tiers.config import TierConfig, TierName, host_port
 from escalade.tiers.config_file import load_config, parse_config
 from escalade.tiers.deliveries import Deliveries, MemoryWindow
 from escalade.tiers.egress_ledger import EgressLedger, EgressMetrics
@@ -28,6 +25,7 @@ from escalade.tiers.head import Head
 from escalade.tiers.links import Links
 from escalade.tiers.logs import configure_logs
 from escalade.tiers.metrics import TierMetrics
+from escalade.tiers.metrics_server import serve_metrics
 from escalade.tiers.model import OnnxModel
 from escalade.tiers.outbox import Inbox, InboxLimits, OutboxError
 from escalade.tiers.outbox.sealing import UNSEALED
@@ -44,7 +42,7 @@ from escalade.tiers.wire.tier_servicer import TierServicer
 from escalade.tiers.wire.upstream import GrpcUpstream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from numpy.typing import NDArray
@@ -52,7 +50,7 @@ if TYPE_CHECKING:
 
     from escalade.tiers.admission import Admission
     from escalade.tiers.answer import Answer
-    from escalade.tiers.config import InboxConfig
+    from escalade.tiers.config import InboxConfig, TierConfig, TierName
     from escalade.tiers.corrections import Correction
     from escalade.tiers.egress import DataClass
     from escalade.tiers.outbox import Priority
@@ -95,10 +93,8 @@ class Service:
         self._servicer: InferenceServicer | None = None
         self._server: GrpcServer | None = None
         self._metrics_server: Any = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._retuning: asyncio.Task[None] | None = None
-        self._watching: asyncio.Task[None] | None = None
-        self._counting: asyncio.Task[None] | None = None
-        self._expiring: asyncio.Task[None] | None = None
         self._recorder: Recorder | None = None
         self._forwarding: Forwarding | None = None
         self._inbox: Inbox | None = None
@@ -175,7 +171,7 @@ class Service:
                 metrics=metrics,
                 data=config.model.input.data,
             )
-            self._counting = asyncio.create_task(self.egress.write_forever())
+            self._tasks.append(asyncio.create_task(self.egress.write_forever()))
         if config.record:
             facts = {"model": model.name, "sha256": model.sha256, "policy": config.policy, "score": config.score}
             self._recorder = Recorder(config.record, {"tier": self.tier_name, **facts})
@@ -226,6 +222,7 @@ class Service:
         if listens(policy, "retune"):
             slow_loop = retune_forever(policy, Window(metrics), self.retune_seconds, self._tier.policy_failed)
             self._retuning = asyncio.create_task(slow_loop)
+            self._tasks.append(self._retuning)
         log.info(
             "model ready",
             tier=self.tier_name,
@@ -246,7 +243,7 @@ class Service:
         """
         config = self.config
         if config.metrics and self._metrics_server is None:
-            self._metrics_server = _serve_metrics(self._collectors(), config.metrics.address)
+            self._metrics_server = serve_metrics(self._collectors(), config.metrics.address)
         self._servicer = InferenceServicer(
             self.tier,
             version=version("escalade"),
@@ -267,7 +264,7 @@ class Service:
             more=more,
         )
         address = await self._server.start()
-        self._watching = asyncio.create_task(_watch_loop(self.tier.admission))
+        self._tasks.append(asyncio.create_task(_watch_loop(self.tier.admission)))
         metrics_port = self._metrics_server.server_port if self._metrics_server else None
         log.info("serving", tier=self.tier_name, address=address, metrics_port=metrics_port)
         return address
@@ -364,11 +361,10 @@ class Service:
         if self._server:
             await self._server.stop(max(0.0, stop - time.monotonic()))
             self._server = None
-        for task in (self._retuning, self._watching, self._counting, self._expiring):
-            if task:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-        self._retuning = self._watching = self._counting = self._expiring = None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
         if self._forwarding:
             await self._forwarding.close()
             self._forwarding = None
@@ -377,10 +373,7 @@ class Service:
             self._inbox = None
         await self._attached.close()
         await self._tier.close()
-        try:
-            await asyncio.to_thread(self.egress.write)
-        except OSError as error:
-            log.error("the egress ledger is not up to date", reason=error.strerror)
+        await self.egress.close()
         if self._recorder:
             await asyncio.to_thread(self._recorder.close)
             self._recorder = None
@@ -405,7 +398,7 @@ class Service:
         limits = InboxLimits(config.window_s, config.max_items, int(config.max_mb * 2**20))
         self._inbox = Inbox(config.file, limits, seal=self._seal)
         self._deliveries = Deliveries(self._inbox)
-        self._expiring = asyncio.create_task(_expire_forever(self._inbox, min(EXPIRE_S, config.window_s / 2)))
+        self._tasks.append(asyncio.create_task(self._inbox.expire_forever(min(EXPIRE_S, config.window_s / 2))))
         try:
             await self._inbox.open()
         except OutboxError:  # it has logged it
@@ -437,31 +430,9 @@ def _policy(config: TierConfig, sha256: str) -> Policy:
     return policy
 
 
-async def _expire_forever(inbox: Inbox, pause_s: float) -> None:
-    """Delete what is too old also while nothing new comes."""
-    while True:
-        await asyncio.sleep(pause_s)
-        with suppress(OutboxError):  # it has logged it
-            await inbox.expire()
-
-
 async def _watch_loop(admission: Admission) -> None:
     """Tell the admission how busy the event loop is: where it runs the model, that is how full the tier is."""
     while True:
         wall_s, cpu_s = time.monotonic(), time.thread_time()
         await asyncio.sleep(WATCH_S)
         admission.busy = (time.thread_time() - cpu_s) / (time.monotonic() - wall_s)
-
-
-def _serve_metrics(collectors: Iterable[Collector], address: str) -> Any:
-    registry = CollectorRegistry()
-    for collector in collectors:
-        registry.register(collector)
-    host, port = host_port(address)
-    try:
-        server, _ = start_http_server(port, host, registry)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot serve metrics on {address}: {error.strerror}; set it to a free one", key="metrics.address"
-        ) from error
-    return server

@@ -9,6 +9,7 @@ import pytest
 from tests.unit.tiers.outbox.conftest import Clock, OpenInbox, OpenOutbox, item
 
 from escalade.tiers.config_types import RecordConfig
+from escalade.tiers.corrections import _append_line, last_seq
 from escalade.tiers.record import Recorder
 
 SECRET = b"a face in the crowd " * 10
@@ -81,3 +82,13 @@ def test_a_recording_is_dropped_by_its_age(tmp_path: Path) -> None:
     config = RecordConfig(folder=tmp_path, max_age_s=100.0)
     Recorder(config, {}, clock=lambda: now).close()
     assert sorted(path.name for path in tmp_path.glob("*.npz")) == ["0000000000000002.npz"]
+
+
+def test_a_file_of_corrections_is_bounded(tmp_path: Path) -> None:
+    """It loses its older half; what follows the last line goes on from it."""
+    path = tmp_path / "corrections.jsonl"
+    for seq in range(1, 101):
+        _append_line(path, f'{{"seq": {seq}}}', max_bytes=200)
+        assert path.stat().st_size <= 200
+        assert last_seq(path) == seq
+    assert path.read_text().splitlines()[-3:] == ['{"seq": 98}', '{"seq": 99}', '{"seq": 100}']

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from escalade.tiers.outbox.errors import OutboxError
@@ -144,6 +146,13 @@ class Inbox:
             It cannot be deleted now.
         """
         await self._thread.ask("expire")
+
+    async def expire_forever(self, pause_s: float) -> None:
+        """Do so every so many seconds, until cancelled."""
+        while True:
+            await asyncio.sleep(pause_s)
+            with suppress(OutboxError):  # it has logged it
+                await self.expire()
 
     def stats(self) -> InboxStats:
         """Return what is kept, and counters, as of the last group."""

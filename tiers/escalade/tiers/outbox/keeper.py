@@ -43,12 +43,12 @@ class Keeper(ABC):
         self,
         kind: Kind,
         path: Path,
+        keep_aside_s: float,
         *,
         clock: Callable[[], float],
         wall: Callable[[], float],
         synchronous: Synchronous = "FULL",
         seal: Seal = UNSEALED,
-        keep_aside_s: float,
     ) -> None:
         self.path, self._seal = path, seal
         self._keep_aside_s, self._sweep_at = keep_aside_s, float("-inf")

@@ -52,9 +52,7 @@ class Receiver(Keeper):
         synchronous: Synchronous = "FULL",
         seal: Seal = UNSEALED,
     ) -> None:
-        super().__init__(
-            INBOX, path, clock=clock, wall=wall, synchronous=synchronous, seal=seal, keep_aside_s=limits.window_s
-        )
+        super().__init__(INBOX, path, limits.window_s, clock=clock, wall=wall, synchronous=synchronous, seal=seal)
         self._limits = limits
         self._window = Window(limits)
         self._at_work = DedupWindow[None](window_s=limits.window_s, max_items=limits.max_items)

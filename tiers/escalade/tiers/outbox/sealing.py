@@ -6,8 +6,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
+from escalade.tiers.outbox.correction import to_row
+
 if TYPE_CHECKING:
-    from escalade.tiers.outbox.correction import Correction
+    from collections.abc import Iterable
+
+    from escalade.tiers.outbox.correction import Correction, CorrectionRow
     from escalade.tiers.outbox.item import Item
 
 
@@ -76,12 +80,16 @@ def open_item(seal: Seal, seq: int, stored: Item) -> Item:
     return replace(stored, payload=payload, provisional=provisional)
 
 
-def seal_correction(seal: Seal, one: Correction) -> Correction:
-    """Return the correction as it is stored."""
-    if seal is UNSEALED:
-        return one
-    provisional, answer = _about("old", one.seq, one), _about("new", one.seq, one)
-    return one._replace(provisional=seal.seal(one.provisional, provisional), answer=seal.seal(one.answer, answer))
+def seal_corrections(seal: Seal, corrections: Iterable[Correction]) -> list[CorrectionRow]:
+    """Return corrections as they are stored."""
+    rows = []
+    for one in corrections:
+        provisional, answer = one.provisional, one.answer
+        if seal is not UNSEALED:
+            provisional = seal.seal(provisional, _about("old", one.seq, one))
+            answer = seal.seal(answer, _about("new", one.seq, one))
+        rows.append(to_row(one._replace(provisional=provisional, answer=answer)))
+    return rows
 
 
 def open_correction(seal: Seal, stored: Correction) -> Correction:

@@ -24,7 +24,7 @@ from escalade.tiers.outbox.item import ITEM_OVERHEAD_BYTES, PRIORITIES, RANKS, I
 from escalade.tiers.outbox.keeper import Keeper
 from escalade.tiers.outbox.ledger import Ledger
 from escalade.tiers.outbox.order import Entry, Order, OutboxLimits
-from escalade.tiers.outbox.sealing import UNSEALED, open_correction, open_item, seal_correction, seal_item
+from escalade.tiers.outbox.sealing import UNSEALED, open_correction, open_item, seal_corrections, seal_item
 from escalade.tiers.outbox.stats import Evicted, EvictionReason, OutboxStats
 
 if TYPE_CHECKING:
@@ -79,9 +79,7 @@ class Writer(Keeper):
         synchronous: Synchronous = "FULL",
         seal: Seal = UNSEALED,
     ) -> None:
-        super().__init__(
-            OUTBOX, path, clock=clock, wall=wall, synchronous=synchronous, seal=seal, keep_aside_s=limits.max_age_s
-        )
+        super().__init__(OUTBOX, path, limits.max_age_s, clock=clock, wall=wall, synchronous=synchronous, seal=seal)
         self._limits = limits
         self.evicted: list[Evicted] = []
         """What has been given up since this list was last emptied."""
@@ -298,9 +296,7 @@ class Writer(Keeper):
         counts.update(f"evicted.{one.reason}.{one.priority}" for one in self._given_up)
         statements = database.insert(rows, now, wall_s)
         statements += database.delete([*self._settled, *(entry.seq for entry, _ in gone)])
-        statements += database.insert_corrections(
-            [correction.to_row(seal_correction(self._seal, one)) for one in owed], now, wall_s
-        )
+        statements += database.insert_corrections(seal_corrections(self._seal, owed), now, wall_s)
         if surplus:
             statements.append(database.drop_corrections(ledger.first_kept(len(owed), surplus)))
         statements += database.set_attempts({seq: n for seq, n in self._attempts.items() if order.find(seq)})

@@ -304,3 +304,18 @@ def test_what_may_not_leave_may_not_be_configured_to_be_reported(tmp_path: Path)
         aggregate = {"address": "127.0.0.1:1", "node": "a", "send": send, **more}
         with pytest.raises(ConfigError, match=r"which aggregate\.egress .* does not allow; add"):
             EdgeNode.from_config(world.config(egress, aggregate=aggregate))
+
+
+def test_config_check_says_what_an_aggregator_gets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside what each link may carry."""
+    world = World(tmp_path, tmp_path, AsyncExitStack())
+    world.capture = Capture("")
+    world.capture.address = "127.0.0.1:1"
+    file = tmp_path / "tier.yaml"
+    aggregate = {"address": "127.0.0.1:2", "node": "a", "send": "raw"}
+    file.write_text(yaml.safe_dump(world.config(["posterior", "raw"], aggregate=aggregate)))
+    assert main(["config", "check", "--no-model", str(file)]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "may leave to 127.0.0.1:1: posterior, raw",
+        "may leave to 127.0.0.1:2: posterior, raw; reports to the aggregator send posterior and raw",
+    ]

@@ -44,13 +44,17 @@ def show(file: Path) -> int:
 
 
 def may_leave(config: TierConfig) -> list[str]:
-    """Return a line for each link: what its `egress` lets go up."""
+    """Return a line for each link, and for the aggregator's: what its `egress` lets go up."""
     lines = []
     for place, link in enumerate(config.links):
         unsaid = "" if "egress" in link.model_fields_set else " (the default: no `egress` is written)"
         masked = "" if config.model.input.data in link.egress else f"; no inputs: they are {config.model.input.data}"
         reports = "" if place == 0 or not config.outbox else "; no reports: those take the first link"
         lines.append(f"may leave to {link.address}: {', '.join(link.egress) or 'nothing'}{unsaid}{masked}{reports}")
+    if config.aggregate:
+        sent = " and ".join(dict.fromkeys(("posterior", config.aggregate.send)))
+        allowed = ", ".join(config.aggregate.egress)
+        lines.append(f"may leave to {config.aggregate.address}: {allowed}; reports to the aggregator send {sent}")
     return lines
 
 

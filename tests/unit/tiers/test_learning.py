@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from escalade.policies import UNKNOWN, Action, Batch, Budgeted, Context, Decisions, Explore, Feedback, Policy, Threshold
+from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.followers import Followers
 from escalade.tiers.testing.fakes import FakeUpstream, ManualClock
 from escalade.tiers.tier import Tier
@@ -59,7 +60,7 @@ class SlowUpstream(FakeUpstream):
         super().__init__(**options)
         self.clock = clock
 
-    async def infer(self, x: NDArray[Any], timeout_s: float) -> Any:
+    async def infer(self, x: NDArray[Any], timeout_s: float, caller: Caller = PLAIN) -> Any:
         self.clock.advance(0.25)
         return await super().infer(x, timeout_s)
 
@@ -170,7 +171,7 @@ async def test_of_a_request_of_many_rows_those_that_went_up_come_back(make_tier:
 class Nothing(FakeUpstream):
     """A tier above whose model answers NaN to everything."""
 
-    async def infer(self, x: NDArray[Any], timeout_s: float) -> Any:
+    async def infer(self, x: NDArray[Any], timeout_s: float, caller: Caller = PLAIN) -> Any:
         answer = await super().infer(x, timeout_s)
         assert answer.posterior is not None
         assert answer.label is not None

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from escalade.policies import Action, AlwaysEscalate, Batch, Context, Decisions, Policy
 from escalade.tiers.answer import Answer, Row
+from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.errors import (
     DeadlineError,
     DrainingError,
@@ -323,7 +324,7 @@ class NanForNan(FakeUpstream):
 
     always = False
 
-    async def infer(self, x: NDArray[Any], timeout_s: float) -> Answer:
+    async def infer(self, x: NDArray[Any], timeout_s: float, caller: Caller = PLAIN) -> Answer:
         answer = await super().infer(x, timeout_s)
         assert answer.posterior is not None
         assert answer.label is not None
@@ -364,7 +365,7 @@ class RawAbove(FakeUpstream):
         super().__init__()
         self.name = name
 
-    async def infer(self, x: NDArray[Any], timeout_s: float) -> Answer:
+    async def infer(self, x: NDArray[Any], timeout_s: float, caller: Caller = PLAIN) -> Answer:
         answer = await super().infer(x, timeout_s)
         answer.posterior = answer.label = None
         answer.outputs = {self.name: np.zeros((len(x), len(self.calls)), np.float32)}

@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from escalade.tiers.answer import Answer
+from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.errors import UpstreamError
 from escalade.tiers.testing.fakes import FakeUpstream, ManualClock
 from escalade.tiers.upstream import Gatherer
@@ -24,7 +25,7 @@ def rows(count: int, value: float = 0) -> NDArray[np.float32]:
 class Echo(FakeUpstream):
     """Says of each row which it was: the posterior is the row."""
 
-    async def infer(self, x: NDArray[Any], timeout_s: float) -> Answer:
+    async def infer(self, x: NDArray[Any], timeout_s: float, caller: Caller = PLAIN) -> Answer:
         answer = await super().infer(x, timeout_s)
         answer.posterior = x
         return answer
@@ -38,7 +39,7 @@ class Held(FakeUpstream):
         self.hold = self.gate = asyncio.Event()
         self.asked = asyncio.Event()
 
-    async def infer(self, x: NDArray[Any], timeout_s: float) -> Answer:
+    async def infer(self, x: NDArray[Any], timeout_s: float, caller: Caller = PLAIN) -> Answer:
         self.asked.set()
         return await super().infer(x, timeout_s)
 
@@ -157,7 +158,7 @@ async def test_the_time_of_a_call_is_remembered() -> None:
     class Slow(FakeUpstream):
         seconds = 0.1
 
-        async def infer(self, x: NDArray[Any], timeout_s: float) -> Answer:
+        async def infer(self, x: NDArray[Any], timeout_s: float, caller: Caller = PLAIN) -> Answer:
             clock.advance(self.seconds)
             return await super().infer(x, timeout_s)
 
@@ -213,7 +214,7 @@ async def test_an_upstream_that_breaks_its_promise_is_an_upstream_error() -> Non
     """A bug in the link degrades the answer like any other failure."""
 
     class Buggy(FakeUpstream):
-        async def infer(self, x: NDArray[Any], timeout_s: float) -> Answer:
+        async def infer(self, x: NDArray[Any], timeout_s: float, caller: Caller = PLAIN) -> Answer:
             raise RuntimeError("a bug")
 
     assert await reason_of(gather(Buggy()).infer(rows(1), SOON)) == "unavailable"

@@ -7,6 +7,7 @@ one line that names file, line and key.
 from __future__ import annotations
 
 from pathlib import Path
+from socket import gethostname
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -224,10 +225,42 @@ class RecordConfig(Section):
     """`parquet` needs pyarrow."""
 
 
+class OutboxConfig(Section):
+    """What could not be asked now is kept here and asked later; see docs/operations.md."""
+
+    file: Path
+    """SQLite; one of its own for each tier."""
+    keep: Literal["deferred", "all"] = "all"
+    """`deferred`: what the policy defers; `all`: what was escalated in vain too."""
+    wait_ms: Milliseconds = 100.0
+    """The longest time an answer waits for the disk, within its deadline; then it is given unkept."""
+    max_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 256.0
+    max_items: PositiveInt = 100_000
+    max_age_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 7 * 24 * 3600.0
+    max_corrections: PositiveInt = 10_000
+    """Kept for subscribers that are away, as long as `max_age_s`."""
+    in_flight: PositiveInt = 4
+    """Items that are sent at a time when the link is back; those of one device go one after the other."""
+    corrections: Path | None = None
+    """A file to which every correction is appended as a line of JSON."""
+
+
+class InboxConfig(Section):
+    """What was delivered from outboxes below, remembered over restarts so that nothing has its effect twice."""
+
+    file: Path
+    window_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 24 * 3600.0
+    """How long a delivery is recognised when it comes again."""
+    max_items: PositiveInt = 100_000
+    max_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 256.0
+
+
 class TierConfig(Section):
     """One tier, whole."""
 
     tier: TierName
+    device: Annotated[str, Field(min_length=1, max_length=256)] = Field(default_factory=gethostname)
+    """This device's name, towards the tiers above and in what is kept; default: the host's."""
     model: ModelConfig
     score: str = "max_prob"
     """`max_prob`, `margin`, `entropy`, `energy`, or `my_module:score` on the model's outputs."""
@@ -239,6 +272,8 @@ class TierConfig(Section):
     batching: BatchingConfig = BatchingConfig()
     limits: LimitsConfig = LimitsConfig()
     metrics: MetricsConfig | None = None
+    outbox: OutboxConfig | None = None
+    inbox: InboxConfig | None = None
     record: RecordConfig | None = None
     log: LogConfig = LogConfig()
     _folder: Path = PrivateAttr(Path())
@@ -252,7 +287,13 @@ class TierConfig(Section):
         """Return the same configuration, with relative names of files relative to `folder`."""
         model = self.model.model_copy(update={"file": folder / self.model.file})
         record = self.record and self.record.model_copy(update={"folder": folder / self.record.folder})
-        config = self.model_copy(update={"model": model, "record": record})
+        outbox, inbox = self.outbox, self.inbox
+        if outbox:
+            lines = outbox.corrections and folder / outbox.corrections
+            outbox = outbox.model_copy(update={"file": folder / outbox.file, "corrections": lines})
+        if inbox:
+            inbox = inbox.model_copy(update={"file": folder / inbox.file})
+        config = self.model_copy(update={"model": model, "record": record, "outbox": outbox, "inbox": inbox})
         config._folder = folder
         return config
 

@@ -25,6 +25,7 @@ import structlog
 from escalade.policies import Action, Batch, Context, Decisions, Feedback, Policy
 from escalade.tiers.answer import NO_LABEL, Answer, Hop, Row, merge_rows
 from escalade.tiers.batcher import Batcher
+from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.config import BatchingConfig, LimitsConfig
 from escalade.tiers.deadline import upstream_budget_s
 from escalade.tiers.errors import (
@@ -60,10 +61,10 @@ _ACTION_NAMES = {action: action.name.lower() for action in Action}
 class _Request:
     """One request on its way through the tier."""
 
-    __slots__ = ("deadline", "shared", "started", "watch", "x")
+    __slots__ = ("caller", "deadline", "id", "shared", "started", "watch", "x")
 
-    def __init__(self, x: NDArray[Any], started: float, deadline: float) -> None:
-        self.x, self.started, self.deadline = x, started, deadline
+    def __init__(self, x: NDArray[Any], started: float, deadline: float, caller: Caller, request_id: str) -> None:
+        self.x, self.started, self.deadline, self.caller, self.id = x, started, deadline, caller, request_id
         self.shared = False  # whether it went through the batcher, and is counted as pending there
         self.watch: Watch | None = None
 
@@ -144,7 +145,9 @@ class Tier:
         """Requests that wait for the model or for the tier above."""
         return self._pending
 
-    async def infer(self, x: NDArray[Any], deadline: float = FOREVER) -> Answer:
+    async def infer(
+        self, x: NDArray[Any], deadline: float = FOREVER, caller: Caller = PLAIN, request_id: str = ""
+    ) -> Answer:
         """Return the answer to `x`, `[B, *row_shape]`, by `deadline` in the clock's seconds.
 
         Raises
@@ -152,14 +155,16 @@ class Tier:
         CallerError, TierError
             See `escalade.tiers.errors`. The tier above never makes a request fail.
         """
-        result = self.begin(x, deadline)
+        result = self.begin(x, deadline, caller, request_id)
         if not isinstance(result, (Row, Answer)):
             result = await result
         return result.answer() if isinstance(result, Row) else result
 
-    def begin(self, x: NDArray[Any], deadline: float = FOREVER) -> Row | Answer | Awaitable[Row | Answer]:
+    def begin(
+        self, x: NDArray[Any], deadline: float = FOREVER, caller: Caller = PLAIN, request_id: str = ""
+    ) -> Row | Answer | Awaitable[Row | Answer]:
         """Return the answer itself when it is ready at once, else an awaitable of it; raises as `infer`."""
-        request = _Request(x, self._clock(), deadline)
+        request = _Request(x, self._clock(), deadline, caller, request_id)
         try:
             rows = self._admit(x, request.started, deadline)
             if rows > self._inline_rows:

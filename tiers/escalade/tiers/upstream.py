@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from escalade.tiers.answer import Row
+from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.errors import UpstreamError
+from escalade.tiers.outbox.item import RANKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +29,7 @@ class Upstream(Protocol):
     that the tier above did not see the rows when it raises.
     """
 
-    async def infer(self, x: NDArray[Any], timeout_s: float) -> Row | Answer:
+    async def infer(self, x: NDArray[Any], timeout_s: float, caller: Caller = PLAIN) -> Row | Answer:
         """Return the answer of the tier above to `x`, `[B, ...]`; a `Row` only where B is 1."""
         ...
 
@@ -40,6 +42,7 @@ class Upstream(Protocol):
 class _Item:
     x: NDArray[Any]
     deadline: float
+    caller: Caller
     future: asyncio.Future[Answer]
 
 
@@ -47,7 +50,7 @@ class Gatherer:
     """Sends rows that became uncertain in the same turn of the event loop upward in one call.
 
     A run of the model that several requests shared ends in one turn, so its uncertain rows travel
-    together. Each request still waits no longer than its own deadline.
+    together, as urgent as the most urgent of them. Each request still waits no longer than its own deadline.
 
     Parameters
     ----------
@@ -65,15 +68,15 @@ class Gatherer:
         self.latency_ms = float("nan")
         """Recent time of a call that was answered: exponentially weighted, over about ten calls."""
 
-    async def infer(self, x: NDArray[Any], deadline: float) -> list[Answer]:
+    async def infer(self, x: NDArray[Any], deadline: float, caller: Caller = PLAIN) -> list[Answer]:
         """Return the answers to consecutive parts of `x`; UpstreamError when any part had none in time."""
-        parts = [self._submit(x[i : i + self._max_batch], deadline) for i in range(0, len(x), self._max_batch)]
+        parts = [self._submit(x[i : i + self._max_batch], deadline, caller) for i in range(0, len(x), self._max_batch)]
         return [await parts[0]] if len(parts) == 1 else await asyncio.gather(*parts)
 
-    async def infer_now(self, x: NDArray[Any], deadline: float) -> Row | Answer:
+    async def infer_now(self, x: NDArray[Any], deadline: float, caller: Caller = PLAIN) -> Row | Answer:
         """Return the answer to a single row that has no company in this turn of the loop; raises as `infer`."""
         try:
-            return await self._timed(x, deadline)
+            return await self._timed(x, deadline, caller)
         except asyncio.CancelledError:
             if self._closed:
                 raise UpstreamError("unavailable", "the link was closed") from None
@@ -87,9 +90,9 @@ class Gatherer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._upstream.close()
 
-    def _submit(self, x: NDArray[Any], deadline: float) -> asyncio.Future[Answer]:
+    def _submit(self, x: NDArray[Any], deadline: float, caller: Caller) -> asyncio.Future[Answer]:
         loop = asyncio.get_running_loop()
-        item = _Item(x, deadline, loop.create_future())
+        item = _Item(x, deadline, caller, loop.create_future())
         if not self._waiting:
             loop.call_soon(self._flush)
         self._waiting.append(item)
@@ -120,7 +123,8 @@ class Gatherer:
             if item.deadline < last
         ]
         try:
-            result = await self._timed(x, last)
+            caller = min((item.caller for item in group), key=lambda one: RANKS[one.priority])
+            result = await self._timed(x, last, caller)
             answer = result.answer() if isinstance(result, Row) else result
         except UpstreamError as error:
             for item in group:
@@ -140,9 +144,9 @@ class Gatherer:
             for timer in timers:
                 timer.cancel()
 
-    async def _timed(self, x: NDArray[Any], deadline: float) -> Row | Answer:
+    async def _timed(self, x: NDArray[Any], deadline: float, caller: Caller) -> Row | Answer:
         started = self._clock()
-        answer = await self._upstream.infer(x, deadline - started)
+        answer = await self._upstream.infer(x, deadline - started, caller)
         elapsed_ms = (self._clock() - started) * 1e3
         known = self.latency_ms == self.latency_ms
         self.latency_ms = self.latency_ms + 0.1 * (elapsed_ms - self.latency_ms) if known else elapsed_ms

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from escalade.tiers.answer import Answer, Hop
+from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.errors import UpstreamError
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ class FakeUpstream:
         While set, calls wait (until their timeout) for `hold.set()`.
     calls:
         The inputs of each call, in order.
-    timeouts_s:
-        The timeout of each call, in order.
+    timeouts_s, callers:
+        The timeout and the caller of each call, in order.
     """
 
     def __init__(self, posterior: Sequence[float] = (0.01, 0.99), tier: str = "edge_server") -> None:
@@ -39,12 +40,14 @@ class FakeUpstream:
         self.hold: asyncio.Event | None = None
         self.calls: list[NDArray[Any]] = []
         self.timeouts_s: list[float] = []
+        self.callers: list[Caller] = []
         self.closed = False
 
-    async def infer(self, x: NDArray[Any], timeout_s: float) -> Answer:
+    async def infer(self, x: NDArray[Any], timeout_s: float, caller: Caller = PLAIN) -> Answer:
         """Answer, or raise UpstreamError as told; see `upstream.Upstream`."""
         self.calls.append(x)
         self.timeouts_s.append(timeout_s)
+        self.callers.append(caller)
         if self.hold is not None:
             try:
                 await asyncio.wait_for(self.hold.wait(), timeout_s)

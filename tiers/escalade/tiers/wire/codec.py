@@ -19,7 +19,9 @@ from escalade.protos.oip.open_inference_pb2 import (
     ModelStreamInferResponse,
 )
 from escalade.tiers.answer import FACTS, Row
+from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.errors import InputError, NotFoundError
+from escalade.tiers.wire.callers import read_caller
 from escalade.tiers.wire.rows import KnownRequests, RowWriter, field, format_path
 from escalade.tiers.wire.tensors import array_from_tensor, raw_from_array, raw_from_strings
 
@@ -45,6 +47,7 @@ class InferRequest:
     id: str = ""
     outputs: list[str] | None = None
     deadline_ms: float | None = None
+    caller: Caller = PLAIN
 
 
 class Codec:
@@ -84,14 +87,15 @@ class Codec:
         """
         known = self._known.read(data)
         if known is not None:
-            return InferRequest(*known)
+            x, request_id, outputs, caller = known
+            return InferRequest(x, request_id, outputs, None, caller)
         try:
             message = ModelInferRequest.FromString(data)
         except DecodeError as error:
             raise InputError("the message is not a ModelInferRequest") from error
         request = self.read(message)
-        if not message.parameters:
-            self._known.learn(message, request.outputs)
+        if request.deadline_ms is None and not request.caller.delivery:
+            self._known.learn(message, request.outputs, request.caller)
         return request
 
     def read(self, message: ModelInferRequest) -> InferRequest:
@@ -123,6 +127,8 @@ class Codec:
             if deadline.WhichOneof("parameter_choice") != "int64_param":
                 raise InputError("parameter 'escalade.deadline_ms' must be an int64_param: whole milliseconds")
             request.deadline_ms = float(deadline.int64_param)
+        if message.parameters:
+            request.caller = read_caller(message)
         return request
 
     def encode(self, request: InferRequest, answer: Row | Answer) -> bytes:

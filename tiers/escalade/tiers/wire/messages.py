@@ -18,7 +18,9 @@ from escalade.protos.oip.open_inference_pb2 import (
     ServerReadyResponse,
 )
 from escalade.tiers.answer import FACTS, NO_LABEL, Answer, Hop, Row
+from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.errors import InputError, UpstreamError
+from escalade.tiers.wire.callers import write_caller
 from escalade.tiers.wire.tensors import array_from_tensor, raw_from_array
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ def request_bytes(
     id: str = "",  # noqa: A002  # the protocol's word
     outputs: Sequence[str] = (),
     deadline_ms: int | None = None,
+    caller: Caller = PLAIN,
 ) -> bytes:
     """Return a ModelInferRequest for `x`, `[B, ...]`, as bytes."""
     message = ModelInferRequest(model_name=model, model_version=version, id=id)
@@ -57,6 +60,7 @@ def request_bytes(
         message.outputs.add().name = name
     if deadline_ms is not None:
         message.parameters["escalade.deadline_ms"].int64_param = deadline_ms
+    write_caller(message, caller)
     return message.SerializeToString()
 
 

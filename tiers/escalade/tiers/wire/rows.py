@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from escalade.tiers.answer import Hop, Row
+    from escalade.tiers.caller import Caller
     from escalade.tiers.model import TensorSpec
 
 PREFIXES_KEPT, PREFIX_BYTES = 64, 1024
@@ -49,30 +50,30 @@ class KnownRequests:
         self._row_bytes = max(0, math.prod(self._one_row)) * spec.dtype.itemsize  # 0: nothing is learnt
         self._name = field(ModelInferRequest.MODEL_NAME_FIELD_NUMBER, name.encode())
         self._raw_start = _start(ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER, self._row_bytes)
-        self._outputs: dict[bytes, list[str] | None] = {}
+        self._known: dict[bytes, tuple[list[str] | None, Caller]] = {}
 
-    def read(self, data: bytes) -> tuple[NDArray[Any], str, list[str] | None] | None:
-        """Return input, id and wanted outputs of a request of known form; None for any other."""
+    def read(self, data: bytes) -> tuple[NDArray[Any], str, list[str] | None, Caller] | None:
+        """Return input, id, wanted outputs and caller of a request of known form; None for any other."""
         tail = len(data) - self._row_bytes
         if tail <= 0:
             return None
         prefix, request_id = data[:tail], ""
-        if prefix not in self._outputs:
+        if prefix not in self._known:
             start = len(self._name) + 2
             if tail < start or data[start - 2] != _ID_TAG or data[start - 1] > 127:
                 return None
             end = start + data[start - 1]
             prefix = data[: len(self._name)] + data[end:tail]
-            if prefix not in self._outputs:
+            if prefix not in self._known:
                 return None
             try:
                 request_id = data[start:end].decode()
             except UnicodeDecodeError:
                 return None
         # The slice is a copy, and so the array is aligned.
-        return np.frombuffer(data[tail:], self._dtype).reshape(self._one_row), request_id, self._outputs[prefix]
+        return np.frombuffer(data[tail:], self._dtype).reshape(self._one_row), request_id, *self._known[prefix]
 
-    def learn(self, message: ModelInferRequest, outputs: list[str] | None) -> None:
+    def learn(self, message: ModelInferRequest, outputs: list[str] | None, caller: Caller) -> None:
         """Keep the form of an accepted request if others can be recognised by it.
 
         The prefix is a message of its own, less its id and its raw contents, that begins with the model's
@@ -89,9 +90,9 @@ class KnownRequests:
         message.ClearField("raw_input_contents")
         prefix = message.SerializeToString() + self._raw_start
         if len(prefix) <= PREFIX_BYTES and prefix.startswith(self._name):
-            if len(self._outputs) >= PREFIXES_KEPT:
-                del self._outputs[next(iter(self._outputs))]  # the oldest: whoever still sends it teaches it again
-            self._outputs[prefix] = outputs
+            if len(self._known) >= PREFIXES_KEPT:
+                del self._known[next(iter(self._known))]  # the oldest: whoever still sends it teaches it again
+            self._known[prefix] = (outputs, caller)
 
 
 class RowWriter:

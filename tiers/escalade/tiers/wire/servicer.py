@@ -64,7 +64,7 @@ class InferenceServicer:
         """Answer one request."""
         try:
             request = self._read(data)
-            result = self._tier.begin(request.x, self._deadline(request, context.time_remaining()))
+            result = self._begin(request, context.time_remaining())
             answer = result if isinstance(result, (Row, Answer)) else await result
             return self.codec.encode(request, answer)
         except Exception as error:  # noqa: BLE001  # the last line of defence: no text of a surprise leaks
@@ -98,7 +98,7 @@ class InferenceServicer:
             request_id = request_id_of(data)
             return request_id, self._stream_error(request_id, error)
         try:
-            result = self._tier.begin(request.x, self._deadline(request, None))
+            result = self._begin(request, None)
             if isinstance(result, (Row, Answer)):
                 return request.id, in_stream(self.codec.encode(request, result))
         except Exception as error:  # noqa: BLE001  # as above
@@ -123,6 +123,9 @@ class InferenceServicer:
         except EscaladeError as error:
             self._tier.metrics.requests[error.outcome] += 1
             raise
+
+    def _begin(self, request: InferRequest, remaining_s: float | None) -> Row | Answer | Awaitable[Row | Answer]:
+        return self._tier.begin(request.x, self._deadline(request, remaining_s), request.caller, request.id)
 
     def _deadline(self, request: InferRequest, remaining_s: float | None) -> float:
         limit_s = self._default_deadline_s if remaining_s is None else remaining_s

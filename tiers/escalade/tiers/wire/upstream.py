@@ -10,6 +10,7 @@ import structlog
 
 from escalade.tiers.answer import Hop
 from escalade.tiers.breaker import Breaker
+from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.errors import UpstreamError
 from escalade.tiers.wire.channel import bytes_call, client_options
 from escalade.tiers.wire.messages import answer_from_bytes, request_bytes, row_from_bytes
@@ -68,14 +69,15 @@ class GrpcUpstream:
         )
         self._posterior = config.output == config.output_kind == "posterior"
         self._dtype, self._prefix, self._prefix_shape = model.input.dtype, b"", (0,)
+        self._prefix_caller = PLAIN
 
-    async def infer(self, x: NDArray[Any], timeout_s: float) -> Row | Answer:
+    async def infer(self, x: NDArray[Any], timeout_s: float, caller: Caller = PLAIN) -> Row | Answer:
         """Return the answer of the tier above to `x`; see `Upstream`."""
         metrics, started = self._metrics, time.monotonic()
         if not self._breaker.allows(started):
             metrics.upstream_calls["circuit_open"] = metrics.upstream_calls.get("circuit_open", 0) + 1
             raise UpstreamError("circuit_open")
-        request = self._request(x)
+        request = self._request(x, caller)
         metrics.upstream_sent_bytes += len(request)
         try:
             response = await self._infer(request, timeout=timeout_s)
@@ -111,12 +113,14 @@ class GrpcUpstream:
         """Close the channel; calls under way end."""
         await self._channel.close()
 
-    def _request(self, x: NDArray[Any]) -> bytes:
-        """Return the request; what precedes the raw contents is the same for all inputs of one shape."""
-        if x.shape != self._prefix_shape or x.dtype != self._dtype:
-            whole = request_bytes(x, model=self._model, version=self._config.version, input_name=self._input)
-            if x.dtype == self._dtype:
-                self._prefix, self._prefix_shape = whole[: len(whole) - x.nbytes], x.shape
+    def _request(self, x: NDArray[Any], caller: Caller) -> bytes:
+        """Return the request; what precedes the raw contents is the same for all inputs of one shape and caller."""
+        if x.shape != self._prefix_shape or x.dtype != self._dtype or caller is not self._prefix_caller:
+            whole = request_bytes(
+                x, model=self._model, version=self._config.version, input_name=self._input, caller=caller
+            )
+            if x.dtype == self._dtype and not caller.delivery:
+                self._prefix, self._prefix_shape, self._prefix_caller = whole[: len(whole) - x.nbytes], x.shape, caller
             return whole
         return self._prefix + x.tobytes()
 

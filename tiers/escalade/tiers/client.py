@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
+from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.errors import EscaladeError, UpstreamError
 from escalade.tiers.wire.channel import bytes_call, client_options
 from escalade.tiers.wire.messages import (
@@ -54,8 +55,9 @@ class Client:
         model: str,
         timeout_s: float = 1.0,
         id: str = "",  # noqa: A002  # the protocol's word
+        caller: Caller = PLAIN,
     ) -> Answer:
-        """Return the answer of `model` to `x`, `[B, *row]`.
+        """Return the answer of `model` to `x`, `[B, *row]`, asked on behalf of `caller`.
 
         Raises
         ------
@@ -66,7 +68,7 @@ class Client:
             if model not in self._input_names:
                 metadata = await self._call("ModelMetadata", metadata_request_bytes(model), timeout_s)
                 self._input_names[model] = input_name_from_bytes(metadata)
-            request = request_bytes(x, model=model, input_name=self._input_names[model], id=id)
+            request = request_bytes(x, model=model, input_name=self._input_names[model], id=id, caller=caller)
             data = await self._call("ModelInfer", request, timeout_s)
             return answer_from_bytes(data, rows=len(x))
         except UpstreamError as error:

@@ -23,7 +23,7 @@ from escalade.tiers.testing.chaos.kinds import DOWN
 from escalade.tiers.testing.chaos.rules import Rules, Violation, mismatch
 from escalade.tiers.testing.chaos.timing import episodes, noticed, recovered
 
-REFUSED = "RESOURCE_EXHAUSTED"
+REFUSED, UNREACHED = "OverloadedError", "UnavailableError"
 
 
 def check(history: History, rules: Rules) -> list[Violation]:
@@ -49,7 +49,7 @@ def accepted(history: History, rules: Rules) -> list[tuple[Request, Answered | F
 
 
 def _refused(end: Answered | Failed | None) -> bool:
-    return isinstance(end, Failed) and end.code == REFUSED
+    return isinstance(end, Failed) and end.error == REFUSED
 
 
 def _missed(request: Request, end: Answered | Failed | None, fault: Fault, rules: Rules) -> bool:
@@ -57,14 +57,14 @@ def _missed(request: Request, end: Answered | Failed | None, fault: Fault, rules
     if fault.start_s - rules.bound_s <= request.sent_s <= fault.stop_s:
         return True
     again_s = fault.stop_s + rules.reconnect_s
-    return isinstance(end, Failed) and end.code == "UNAVAILABLE" and fault.stop_s <= request.sent_s <= again_s
+    return isinstance(end, Failed) and end.error == UNREACHED and fault.stop_s <= request.sent_s <= again_s
 
 
 def _answers(history: History, rules: Rules) -> list[Violation]:
     found = []
     for request, end in accepted(history, rules):
         if not isinstance(end, Answered):
-            why = f"{end.code}: {end.text}" if end else "nothing came"
+            why = f"{end.error}: {end.text}" if end else "nothing came"
             found.append(Violation("unanswered", f"sent at {request.sent_s:.2f} s: {why}", (request.id,)))
             continue
         took_s = end.at_s - request.sent_s

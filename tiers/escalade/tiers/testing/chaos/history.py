@@ -51,7 +51,8 @@ class Failed(NamedTuple):
 
     id: str
     at_s: float
-    code: str
+    error: str
+    """Its class in `escalade.tiers.errors`."""
     text: str
 
 

@@ -52,5 +52,5 @@ KINDS = {
     "power_cut": Kind("the disk stops at once; kill -9", ("endpoint",), seconds=1.0, silent=False, offline=True),
 }
 
-DOWN = frozenset({"kill", "freeze", "power_cut"})
-"""Kinds after which a tier does not run: an endpoint takes no requests then."""
+DOWN = frozenset({"kill", "freeze"})
+"""Kinds during which a tier does not run: an endpoint takes no requests then."""

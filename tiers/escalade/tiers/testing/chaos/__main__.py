@@ -1,0 +1,45 @@
+"""`python -m escalade.tiers.testing.chaos`: run the suite and say what it found."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from escalade.tiers.testing.chaos.page import write_page
+from escalade.tiers.testing.chaos.report import text, write_json
+from escalade.tiers.testing.chaos.run import SHORT, TAIL_S, run
+from escalade.tiers.testing.chaos.schedule import schedule
+
+MOST_S = 540.0
+
+
+def main() -> int:
+    """Return 0 when every promise was kept, 1 when not, 2 for a mistake."""
+    parser = argparse.ArgumentParser(prog="python -m escalade.tiers.testing.chaos", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/chaos"), help="folder of the report")
+    parser.add_argument("--seed", type=int, default=0, help="of faults, inputs and losses")
+    parser.add_argument("--seconds", type=float, default=225.0, help="how long requests are sent")
+    parser.add_argument("--rate", type=float, default=40.0, help="requests a second")
+    parser.add_argument("--short", action="store_true", help="three faults in half a minute; overrides --seconds")
+    options = parser.parse_args()
+    seconds, pairs = options.seconds, None
+    if options.short:
+        pairs = SHORT
+        seconds = max(fault.stop_s for fault in schedule(options.seed, MOST_S, pairs=SHORT)) + TAIL_S
+    if not 0 < seconds <= MOST_S or options.rate <= 0:
+        parser.error(f"--seconds must be more than 0 and at most {MOST_S:g}, --rate more than 0")
+    try:
+        outcome = asyncio.run(run(options.out, seed=options.seed, seconds=seconds, rate=options.rate, pairs=pairs))
+    except ValueError as error:
+        parser.error(f"--seconds: {error}")
+    write_json(outcome, options.out / "chaos.json")
+    write_page(outcome, options.out / "chaos.html")
+    print(text(outcome))
+    print(f"written to {options.out}: chaos.json, chaos.html, history.jsonl")
+    return 1 if outcome.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

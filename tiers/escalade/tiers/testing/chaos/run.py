@@ -1,0 +1,116 @@
+"""One run: a fleet, traffic, faults, a history, and what the checker says of it."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from escalade.tiers.client import Client
+from escalade.tiers.testing.chaos.checker import check
+from escalade.tiers.testing.chaos.fleet import MODEL, Fleet
+from escalade.tiers.testing.chaos.history import Fault, History
+from escalade.tiers.testing.chaos.inject import inject
+from escalade.tiers.testing.chaos.kinds import KINDS
+from escalade.tiers.testing.chaos.rules import Rules, Violation
+from escalade.tiers.testing.chaos.schedule import Pair, schedule
+from escalade.tiers.testing.chaos.traffic import Traffic
+from escalade.tiers.testing.chaos.witness import read_corrections
+from escalade.tiers.testing.chaos.world import World
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SETTLE_S = 30.0
+"""After the last fault, the longest time until everything that was kept is corrected."""
+TAIL_S = 6.0
+"""Traffic goes on so long after the last fault: its recovery is seen."""
+SHORT: tuple[Pair, ...] = (("freeze", "edge_server"), ("kill", "endpoint"), ("drop_both", "near"))
+"""Some of each: a silent tier, an outbox that dies at work, a cut link."""
+
+
+@dataclass
+class Outcome:
+    """What a run found."""
+
+    seed: int
+    rules: Rules
+    history: History
+    violations: list[Violation]
+    skipped: dict[str, str]
+    """Kinds of fault that were not possible, and why."""
+    durations_s: dict[str, float] = field(default_factory=dict)
+
+
+async def run(
+    folder: Path,
+    *,
+    seed: int = 0,
+    seconds: float = 210.0,
+    rate: float = 40.0,
+    pairs: Sequence[Pair] | None = None,
+    faults: Sequence[Fault] | None = None,
+    broken: str = "",
+) -> Outcome:
+    """Run tiers under traffic and faults, and check what happened.
+
+    Parameters
+    ----------
+    folder:
+        `history.jsonl` is written there.
+    seconds, rate:
+        How long requests are sent, and how many a second.
+    pairs, faults:
+        Exactly these faults, in this order or at these times; else drawn from the seed so that each kind occurs.
+    broken:
+        What is switched off in the tiers, separated by spaces: see `launcher.BREAKS`.
+
+    Raises
+    ------
+    ValueError
+        `seconds` are too few for the faults.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    began_s = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="escalade-chaos-") as scratch:
+        world = World(seed, Path(scratch))
+        async with Fleet(world, Path(scratch), seed=seed, broken=broken) as fleet, Client(fleet.address) as client:
+            possible = [kind for kind in KINDS if kind not in fleet.missing]
+            plan = faults if faults is not None else schedule(seed, seconds - TAIL_S, kinds=possible, pairs=pairs)
+            rules = Rules(world.posterior, fleet.local_s, fleet.budget_s)
+            await _reached(client, world)
+            ready_s = time.monotonic()
+            traffic = Traffic(client, world, seed=seed, rate=rate, seconds=seconds)
+            history = traffic.history
+            async with asyncio.TaskGroup() as both:
+                both.create_task(traffic.run())
+                both.create_task(inject(fleet, plan, traffic.now_s, history.faults))
+            asked_s = time.monotonic()
+            await _settled(fleet, history)
+        history.corrections, history.effects = fleet.corrections, fleet.effects
+        history.faults.sort(key=lambda fault: fault.start_s)
+        history.write(folder / "history.jsonl")
+        ended_s = time.monotonic()
+        durations_s = {"start": ready_s - began_s, "traffic": asked_s - ready_s, "settle": ended_s - asked_s}
+        return Outcome(seed, rules, history, check(history, rules), fleet.missing, durations_s)
+
+
+async def _reached(client: Client, world: World) -> None:
+    """Wait until an answer has come from the top."""
+    async with asyncio.timeout(20.0):
+        number = -1
+        while True:
+            answer = await client.infer(world.input(10**6 + (number := number + 1)), model=MODEL, timeout_s=2.0)
+            if answer.tier == ["edge_server"]:
+                return
+
+
+async def _settled(fleet: Fleet, history: History) -> None:
+    """Wait until every kept item has its correction, at most `SETTLE_S`."""
+    kept = {answer.kept for answer in history.answers if answer.kept}
+    stop = time.monotonic() + SETTLE_S
+    while time.monotonic() < stop and not kept <= {one.item for one in read_corrections(fleet.corrections_file)}:
+        await asyncio.sleep(0.2)

@@ -7,8 +7,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-from escalade.tiers.testing.chaos.page import write_page
-from escalade.tiers.testing.chaos.report import text, write_json
+from escalade.tiers.testing.chaos.page import write
+from escalade.tiers.testing.chaos.report import text
 from escalade.tiers.testing.chaos.run import SHORT, TAIL_S, run
 from escalade.tiers.testing.chaos.schedule import schedule
 
@@ -31,11 +31,10 @@ def main() -> int:
     if not 0 < seconds <= MOST_S or options.rate <= 0:
         parser.error(f"--seconds must be more than 0 and at most {MOST_S:g}, --rate more than 0")
     try:
-        outcome = asyncio.run(run(options.out, seed=options.seed, seconds=seconds, rate=options.rate, pairs=pairs))
+        outcome = asyncio.run(run(seed=options.seed, seconds=seconds, rate=options.rate, pairs=pairs))
     except ValueError as error:
         parser.error(f"--seconds: {error}")
-    write_json(outcome, options.out / "chaos.json")
-    write_page(outcome, options.out / "chaos.html")
+    write(outcome, options.out)
     print(text(outcome))
     print(f"written to {options.out}: chaos.json, chaos.html, history.jsonl")
     return 1 if outcome.violations else 0

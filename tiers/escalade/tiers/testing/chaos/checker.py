@@ -3,7 +3,7 @@
 1. *In time*: every accepted input is answered, within `Rules.bound_s`, by the model of the tier that the answer names,
    and says why when it is degraded.
 2. *Nothing lost*: every input that an answer said is kept has a correction in the end.
-3. *No effect twice*: no item had its effect twice at one tier, and whatever a tier above corrected had its effect there.
+3. *No effect twice*: no item had its effect twice at one tier; what a tier above corrected had its effect there.
 4. *In order*: of two items of one device and priority, of which the first was acknowledged before the second was sent,
    the first has its effect first.
 5. *Corrections match*: one each, to the answer that was given, with what the upper tier's model says.
@@ -15,9 +15,7 @@ request was under way, or the caller's own channel had not found it again.
 
 from __future__ import annotations
 
-import numpy as np
-
-from escalade.tiers.testing.chaos.history import Answered, Failed, Fault, Given, History, Request
+from escalade.tiers.testing.chaos.history import Answered, Failed, Fault, History, Request
 from escalade.tiers.testing.chaos.kept import corrections, effects
 from escalade.tiers.testing.chaos.kinds import DOWN
 from escalade.tiers.testing.chaos.rules import Rules, Violation, mismatch
@@ -87,8 +85,7 @@ def _noticed(history: History, rules: Rules) -> list[Violation]:
             text = f"{fault.kind} {fault.target} at {fault.start_s:.1f} s: {notice.text}"
             found.append(Violation("unnoticed", text, notice.slow))
     for episode in episodes(history.faults):
-        if recovery := recovered(history, episode, rules):
-            if recovery.after_s > rules.recover_s:
-                text = f"nothing from the {recovery.tier} for {recovery.after_s:.1f} s after {episode.stop_s:.1f} s"
-                found.append(Violation("no_recovery", text))
+        if (recovery := recovered(history, episode, rules)) and recovery.after_s > rules.recover_s:
+            text = f"nothing from the {recovery.tier} for {recovery.after_s:.1f} s after {episode.stop_s:.1f} s"
+            found.append(Violation("no_recovery", text))
     return found

@@ -124,7 +124,7 @@ class OutboxDisk:
         return ""
 
     def _mount(self) -> None:
-        command = [_tool("mount") or "mount", "-o", "loop", self._image, self.folder]
+        command = [_tool("mount") or "mount", "-o", "loop", str(self._image), str(self.folder)]
         subprocess.run(command, check=True, capture_output=True, timeout=TOOL_SECONDS)
         self._mounted = True
 
@@ -132,7 +132,7 @@ class OutboxDisk:
         """Unmount; a process that was just killed may hold it for a moment."""
         stop = time.monotonic() + TOOL_SECONDS
         while True:
-            command = [_tool("umount") or "umount", self.folder]
+            command = [_tool("umount") or "umount", str(self.folder)]
             done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TOOL_SECONDS)
             if not done.returncode:
                 break

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from escalade.tiers.testing.chaos.clock import YEAR_S, WrongClock
 from escalade.tiers.testing.chaos.disk import OutboxDisk
 from escalade.tiers.testing.chaos.kinds import TIERS
 from escalade.tiers.testing.chaos.proxy import FaultyLink, Trouble
@@ -15,6 +15,7 @@ from escalade.tiers.testing.processes import TierProcess
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
@@ -26,8 +27,6 @@ BUDGET_MS = {"endpoint": 400, "edge_node": 300}
 """How long each tier waits for the one above."""
 WAIT_MS = 100
 """How long an answer waits for the outbox's disk."""
-YEAR_S = 365 * 24 * 3600.0
-LAUNCHER = Path(__file__).with_name("launcher.py")
 TROUBLES = {
     "drop_both": Trouble(drop_up=True, drop_down=True),
     "drop_up": Trouble(drop_up=True),
@@ -64,11 +63,13 @@ class Fleet:
         self.corrections: list[Corrected] = []
         self.effects: list[Effect] = []
         self._world, self._folder, self._seed = world, folder, seed
-        self._disk, self._clock = OutboxDisk(folder), folder / "clock"
+        self._disk, self._clock = OutboxDisk(folder), WrongClock(folder)
         self.corrections_file = self._disk.folder / "corrections.jsonl"
         self._broken = broken
         self._stack = AsyncExitStack()
         self.missing = self._disk.missing
+        if self._clock.missing:
+            self.missing["clock_jump"] = self._clock.missing
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -80,12 +81,7 @@ class Fleet:
                     name = "far" if tier == "edge_node" else "near"
                     link = self.links[name] = FaultyLink(above, seed=self._seed + len(self.links))
                     above = (await stack.enter_async_context(link)).address
-                program = ("-P", str(LAUNCHER))
-                environment = {"ESCALADE_CHAOS_BREAK": self._broken}
-                if tier == "endpoint":
-                    environment["ESCALADE_CHAOS_CLOCK"] = str(self._clock)
-                process = TierProcess(self._config(tier, above), self._folder, environment=environment, program=program)
-                self.processes[tier] = process
+                process = self.processes[tier] = self._process(tier, above)
                 stack.callback(_stop, process)
                 above = await asyncio.to_thread(process.start)
             self._stack = stack.pop_all()
@@ -119,7 +115,7 @@ class Fleet:
         elif kind == "freeze":
             self.processes[target].freeze()
         elif kind == "clock_jump":
-            self._clock.write_text(str(YEAR_S))
+            self._clock.set(YEAR_S)
         else:
             process = self.processes[target]
             acts = {"kill": process.kill, "disk_full": self._disk.fill, "power_cut": self._disk.stop}
@@ -133,12 +129,17 @@ class Fleet:
         elif kind == "freeze":
             self.processes[target].thaw()
         elif kind == "clock_jump":
-            self._clock.write_text("0")
+            self._clock.set(0)
         else:
             process = self.processes[target]
             acts = {"kill": process.start, "disk_full": self._disk.free, "disk_eio": self._disk.sync_again}
             acts["power_cut"] = self._disk.restart
             await asyncio.to_thread(acts[kind])
+
+    def _process(self, tier: str, above: str) -> TierProcess:
+        environment = {"ESCALADE_CHAOS_BREAK": self._broken, **(self._clock.environment if tier == "endpoint" else {})}
+        program = ("-m", "escalade.tiers.testing.chaos.launcher") if self._broken else ("-m", "escalade.cli.main")
+        return TierProcess(self._config(tier, above), self._folder, environment=environment, program=program)
 
     def _config(self, tier: str, above: str) -> Mapping[str, Any]:
         config: dict[str, Any] = {"tier": tier, "model": {"file": str(self._world.files[tier]), "name": MODEL}}

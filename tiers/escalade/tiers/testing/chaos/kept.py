@@ -44,9 +44,8 @@ def _wrong(one: Corrected, request: Request | None, answer: Answered | None, rul
         found.append(f"the answer said it is kept as {answer.kept!r}")
     if answer and not _same(one.old, answer.given):
         found.append(f"the old answer is {one.old}; given was {answer.given}")
-    for given in (one.old, one.new):
-        if text := mismatch(given, rules.model(given.tier, request.number)):
-            found.append(text)
+    texts = (mismatch(given, rules.model(given.tier, request.number)) for given in (one.old, one.new))
+    found += filter(None, texts)
     if TIERS.index(one.new.tier) <= TIERS.index(one.old.tier):
         found.append(f"the {one.new.tier} corrects the {one.old.tier}")
     return found

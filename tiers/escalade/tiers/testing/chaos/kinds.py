@@ -48,7 +48,7 @@ KINDS = {
     "garbage": Kind("random bytes instead of answers", LINKS),
     "disk_full": Kind("no space for the outbox", ("endpoint",), seconds=4.0, silent=False, offline=True),
     "disk_eio": Kind("fsync answers EIO", ("endpoint",), seconds=4.0, silent=False, offline=True),
-    "clock_jump": Kind("the time of day jumps a year ahead, and back", ("endpoint",), seconds=4.0, silent=False, offline=True),
+    "clock_jump": Kind("the time of day a year ahead", ("endpoint",), seconds=4.0, silent=False, offline=True),
     "power_cut": Kind("the disk stops at once; kill -9", ("endpoint",), seconds=1.0, silent=False, offline=True),
 }
 

@@ -1,11 +1,6 @@
-"""Runs `escalade` with parts of it broken or deceived, as the environment says; for the chaos suite only.
+"""Runs `escalade` with parts of it switched off, to see that the checker notices; for the chaos suite only.
 
-A file to be run, not a module to be imported: what it replaces must be replaced before anything of `escalade` is there.
-
-`ESCALADE_CHAOS_CLOCK`
-    A file with a number of seconds by which the time of day is wrong.
-`ESCALADE_CHAOS_BREAK`
-    What is switched off: `breaker`, `dedup`, `fsync`.
+`ESCALADE_CHAOS_BREAK` names them, separated by spaces: `breaker`, `dedup`, `fsync`.
 """
 
 from __future__ import annotations
@@ -13,23 +8,9 @@ from __future__ import annotations
 import os
 import runpy
 import time
-from pathlib import Path
 from typing import Any
 
 LATE_COMMIT_S = 0.3
-
-
-def deceive_clock(file: Path) -> None:
-    """Let `time.time` be wrong by what the file says."""
-    true = time.time
-
-    def deceived() -> float:
-        try:
-            return true() + float(file.read_text() or 0)
-        except (OSError, ValueError):
-            return true()
-
-    time.time = deceived
 
 
 def without_breaker() -> None:
@@ -75,9 +56,7 @@ BREAKS = {"breaker": without_breaker, "dedup": without_dedup, "fsync": without_f
 
 
 def main() -> None:
-    """Break what is to be broken, then be `escalade`."""
-    if clock := os.environ.get("ESCALADE_CHAOS_CLOCK"):
-        deceive_clock(Path(clock))
+    """Switch off what is to be switched off, then be `escalade`."""
     for name in os.environ.get("ESCALADE_CHAOS_BREAK", "").split():
         BREAKS[name]()
     runpy.run_module("escalade.cli.main", run_name="__main__", alter_sys=True)

@@ -1,11 +1,12 @@
-"""What a run found as one HTML page that opens offline."""
+"""What a run found as files, one of them an HTML page that opens offline."""
 
 from __future__ import annotations
 
 import html
+import json
 from typing import TYPE_CHECKING
 
-from escalade.tiers.testing.chaos.report import HEAD, cells, fault_rows, summary
+from escalade.tiers.testing.chaos.report import HEAD, as_dict, cells, fault_rows, summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -34,7 +35,8 @@ svg text {{ fill: var(--soft); font: 12px system-ui, sans-serif; }}
 table {{ border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }}
 th, td {{ text-align: left; padding: 4px 14px 4px 0; border-bottom: 1px solid var(--rule); white-space: nowrap; }}
 th {{ color: var(--soft); font-weight: 500; }}
-.well {{ stroke: var(--well); }} .degraded {{ stroke: var(--degraded); }} .dots {{ stroke-width: 3; stroke-linecap: round; }}
+.well {{ stroke: var(--well); }} .degraded {{ stroke: var(--degraded); }}
+.dots {{ stroke-width: 3; stroke-linecap: round; }}
 .band {{ fill: var(--band); opacity: .3; }} .limit {{ stroke: var(--ink); stroke-dasharray: 5 4; }}
 </style>
 </head>
@@ -54,17 +56,24 @@ th {{ color: var(--soft); font-weight: 500; }}
 """
 
 
-def write_page(outcome: Outcome, file: Path) -> None:
-    """Write `chaos.html`."""
+def write(outcome: Outcome, folder: Path) -> None:
+    """Write `chaos.json`, `chaos.html` and `history.jsonl`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "chaos.json").write_text(json.dumps(as_dict(outcome), indent=1) + "\n")
+    (folder / "chaos.html").write_text(page(outcome))
+    outcome.history.write(folder / "history.jsonl")
+
+
+def page(outcome: Outcome) -> str:
+    """Return the page."""
     rows = [(one.kind, one.text, " ".join(one.requests)) for one in outcome.violations]
     skipped = [f"left out: {kind}: {why}" for kind, why in outcome.skipped.items()]
-    page = PAGE.format(
+    return PAGE.format(
         summary="".join(f"<p>{html.escape(line)}</p>" for line in [*summary(outcome), *skipped]),
         picture=_picture(outcome),
         faults=_table(HEAD, (cells(row) for row in fault_rows(outcome))),
         violations=_table(("kind", "what", "requests"), rows) if rows else "<p>None.</p>",
     )
-    file.write_text(page)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -90,7 +90,7 @@ class FaultyLink:
         self.address = ""
         self._host, _, port = target.rpartition(":")
         self._port = int(port)
-        self._draw = random.Random(seed)  # noqa: S311  # no secrets here
+        self._draw = random.Random(seed)  # no secrets here
         self._trouble = Trouble()
         self._changed = asyncio.Condition()
         self._writers: set[asyncio.StreamWriter] = set()

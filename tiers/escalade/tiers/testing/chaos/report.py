@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,8 +10,6 @@ from escalade.tiers.testing.chaos.checker import accepted
 from escalade.tiers.testing.chaos.timing import Times, episodes, noticed, recovered, times
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from escalade.tiers.testing.chaos.history import Fault
     from escalade.tiers.testing.chaos.run import Outcome
 
@@ -94,7 +91,7 @@ def _number(value: float | None) -> float | None:
     return round(value, 3) if value is not None and math.isfinite(value) else None
 
 
-HEAD = ("at s", "fault", "of", "for s", "requests", "degraded", "kept", "p50 ms", "p99 ms", "max ms", "noticed", "again")
+HEAD = ("at s", "fault", "of", "for s", "asked", "degraded", "kept", "p50 ms", "p99 ms", "max ms", "noticed", "again")
 
 
 def cells(row: FaultRow) -> tuple[str, ...]:
@@ -136,18 +133,15 @@ def text(outcome: Outcome) -> str:
 def summary(outcome: Outcome) -> list[str]:
     """Return the run in a few lines."""
     facts = as_dict(outcome)
-    bound = facts["bound"]
+    parts = facts["bound"]
+    bound = f"bound: {facts['bound_ms']:.0f} ms = {parts['local_model_ms']:g} local model "
+    bound += f"+ {parts['budget_ms']:g} configured budget + {parts['scheduling_allowance_ms']:g} for scheduling"
+    counts = f"{facts['requests']} requests, {facts['accepted']} accepted, {len(facts['faults'])} faults"
     reasons = ", ".join(f"{count} {reason}" for reason, count in facts["degraded"].items()) or "none"
     kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(one.kind for one in outcome.violations).items())
     return [
-        f"seed {outcome.seed}: {facts['requests']} requests, {facts['accepted']} accepted, {len(facts['faults'])} faults",
+        f"seed {outcome.seed}: {counts}",
         f"degraded: {reasons}; {facts['kept']} kept, {facts['corrections']} corrections",
-        f"bound: {facts['bound_ms']:.0f} ms = {bound['local_model_ms']:g} local model "
-        f"+ {bound['budget_ms']:g} configured budget + {bound['scheduling_allowance_ms']:g} for scheduling",
+        bound,
         f"violations: {len(outcome.violations)}{f' ({kinds})' if kinds else ''}",
     ]
-
-
-def write_json(outcome: Outcome, file: Path) -> None:
-    """Write `chaos.json`."""
-    file.write_text(json.dumps(as_dict(outcome), indent=1) + "\n")

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from escalade.tiers.client import Client
 from escalade.tiers.testing.chaos.checker import check
 from escalade.tiers.testing.chaos.fleet import MODEL, Fleet
-from escalade.tiers.testing.chaos.history import Fault, History
 from escalade.tiers.testing.chaos.inject import inject
 from escalade.tiers.testing.chaos.kinds import KINDS
 from escalade.tiers.testing.chaos.rules import Rules, Violation
@@ -23,6 +22,8 @@ from escalade.tiers.testing.chaos.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from escalade.tiers.testing.chaos.history import Fault, History
 
 SETTLE_S = 30.0
 """After the last fault, the longest time until everything that was kept is corrected."""
@@ -46,7 +47,6 @@ class Outcome:
 
 
 async def run(
-    folder: Path,
     *,
     seed: int = 0,
     seconds: float = 210.0,
@@ -59,8 +59,6 @@ async def run(
 
     Parameters
     ----------
-    folder:
-        `history.jsonl` is written there.
     seconds, rate:
         How long requests are sent, and how many a second.
     pairs, faults:
@@ -73,7 +71,6 @@ async def run(
     ValueError
         `seconds` are too few for the faults.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="escalade-chaos-") as scratch:
         world = World(seed, Path(scratch))
@@ -89,10 +86,9 @@ async def run(
                 both.create_task(traffic.run())
                 both.create_task(inject(fleet, plan, traffic.now_s, history.faults))
             asked_s = time.monotonic()
-            await _settled(fleet, history)
+            await asyncio.to_thread(_settle, fleet, history)
         history.corrections, history.effects = fleet.corrections, fleet.effects
         history.faults.sort(key=lambda fault: fault.start_s)
-        history.write(folder / "history.jsonl")
         ended_s = time.monotonic()
         durations_s = {"start": ready_s - began_s, "traffic": asked_s - ready_s, "settle": ended_s - asked_s}
         return Outcome(seed, rules, history, check(history, rules), fleet.missing, durations_s)
@@ -108,9 +104,9 @@ async def _reached(client: Client, world: World) -> None:
                 return
 
 
-async def _settled(fleet: Fleet, history: History) -> None:
+def _settle(fleet: Fleet, history: History) -> None:
     """Wait until every kept item has its correction, at most `SETTLE_S`."""
     kept = {answer.kept for answer in history.answers if answer.kept}
     stop = time.monotonic() + SETTLE_S
     while time.monotonic() < stop and not kept <= {one.item for one in read_corrections(fleet.corrections_file)}:
-        await asyncio.sleep(0.2)
+        time.sleep(0.2)

@@ -6,7 +6,7 @@ import random
 from typing import TYPE_CHECKING
 
 from escalade.tiers.testing.chaos.history import Fault
-from escalade.tiers.testing.chaos.kinds import KINDS
+from escalade.tiers.testing.chaos.kinds import DOWN, KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -27,7 +27,7 @@ def required(draw: random.Random, kinds: Collection[str]) -> list[Pair]:
     chosen: list[Pair] = []
     for kind in kinds:
         targets = KINDS[kind].targets
-        chosen += [(kind, target) for target in targets] if kind in ("kill", "freeze") else [(kind, draw.choice(targets))]
+        chosen += [(kind, target) for target in (targets if kind in DOWN else [draw.choice(targets)])]
     return chosen
 
 
@@ -57,7 +57,7 @@ def schedule(
     Fault(kind='freeze', target='edge_server', start_s=3.0, stop_s=8.0)
     Fault(kind='drop_both', target='near', start_s=14.0, stop_s=19.0)
     """
-    draw = random.Random(seed)  # noqa: S311  # no secrets here
+    draw = random.Random(seed)  # no secrets here
     wanted = list(pairs) if pairs is not None else required(draw, kinds)
     if pairs is None:
         draw.shuffle(wanted)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from escalade.tiers.testing.chaos.history import Answered, Fault, History
 from escalade.tiers.testing.chaos.kinds import ABOVE, KINDS, TIERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from escalade.tiers.testing.chaos.history import Answered, Fault, History
     from escalade.tiers.testing.chaos.rules import Rules
 
 QUICK = 0.5

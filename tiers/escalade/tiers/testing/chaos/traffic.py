@@ -8,13 +8,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from escalade.tiers.caller import Caller
-from escalade.tiers.client import Client
 from escalade.tiers.errors import EscaladeError
 from escalade.tiers.testing.chaos.fleet import MODEL
 from escalade.tiers.testing.chaos.history import Answered, Failed, Given, History, Request, Stall
 
 if TYPE_CHECKING:
     from escalade.tiers.answer import Answer
+    from escalade.tiers.client import Client
     from escalade.tiers.testing.chaos.world import World
 
 DEVICES = 6
@@ -36,7 +36,7 @@ class Traffic:
     def __init__(self, client: Client, world: World, *, seed: int, rate: float, seconds: float) -> None:
         self.history, self.started_s = History(), time.monotonic()
         self._client, self._world, self._rate, self._seconds = client, world, rate, seconds
-        self._draw = random.Random(seed)  # noqa: S311  # no secrets here
+        self._draw = random.Random(seed)  # no secrets here
 
     def now_s(self) -> float:
         """Return the seconds since the traffic's start."""

@@ -1,0 +1,56 @@
+"""The schedule of faults: a function of its seed, in which each kind occurs."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from escalade.tiers.testing.chaos.kinds import KINDS, TIERS
+from escalade.tiers.testing.chaos.schedule import PAUSE_S, WARM_S, schedule
+from escalade.tiers.testing.chaos.timing import episodes
+
+SECONDS = 300.0
+
+
+@given(st.integers(0, 2**32))
+def test_each_kind_occurs_and_every_process_is_killed_and_frozen(seed: int) -> None:
+    """Whatever the seed."""
+    faults = schedule(seed, SECONDS)
+    assert {fault.kind for fault in faults} == set(KINDS)
+    for kind in ("kill", "freeze"):
+        assert {fault.target for fault in faults if fault.kind == kind} == set(TIERS)
+
+
+@given(st.integers(0, 2**32))
+def test_faults_leave_time_to_recover_and_end_in_time(seed: int) -> None:
+    """Only the cut that an offline fault needs overlaps it."""
+    faults = schedule(seed, SECONDS)
+    assert faults[0].start_s == WARM_S
+    assert max(fault.stop_s for fault in faults) <= SECONDS
+    for episode in episodes(faults):
+        assert episode.quiet_s >= PAUSE_S
+        assert len(episode.faults) == 1 or episode.faults[0][:2] == ("reset", "near")
+
+
+@given(st.integers(0, 2**32))
+def test_the_same_seed_gives_the_same_faults(seed: int) -> None:
+    """And another seed others: checked once below."""
+    assert schedule(seed, SECONDS) == schedule(seed, SECONDS)
+
+
+def test_other_seeds_give_other_faults() -> None:
+    """The seed is used."""
+    assert schedule(1, SECONDS) != schedule(2, SECONDS)
+
+
+def test_kinds_that_are_not_possible_are_left_out() -> None:
+    """A machine without root cannot fill a disk."""
+    kinds = [kind for kind in KINDS if kind != "disk_full"]
+    assert {fault.kind for fault in schedule(0, SECONDS, kinds=kinds)} == set(kinds)
+
+
+def test_too_short_a_run_is_refused_with_what_it_needs() -> None:
+    """Rather than leaving kinds out."""
+    with pytest.raises(ValueError, match=r"^\d+ faults need \d+ s; the run has 30$"):
+        schedule(0, 30.0)

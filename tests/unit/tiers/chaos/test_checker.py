@@ -171,6 +171,13 @@ def never_noticed(history: History) -> None:
             history.answers[place] = answer._replace(at_s=sent(place).sent_s + 0.4)
 
 
+def waited_for(history: History) -> None:
+    """For one second, by every other request: the breaker does not spare them."""
+    for place, answer in enumerate(history.answers):
+        if 7.2 <= sent(place).sent_s < 8.2 and place % 2:
+            history.answers[place] = answer._replace(at_s=sent(place).sent_s + 0.4)
+
+
 def never_back(history: History) -> None:
     for place, answer in enumerate(history.answers):
         if sent(place).sent_s >= FROZEN.stop_s:
@@ -199,7 +206,8 @@ def never_back(history: History) -> None:
         (two_effects, {"duplicate_effect"}),
         (no_effect, {"no_effect"}),
         (overtaken, {"order"}),
-        (never_noticed, {"unnoticed"}),
+        (never_noticed, {"unnoticed", "waited"}),
+        (waited_for, {"waited"}),
         (never_back, {"no_recovery"}),
     ],
 )

@@ -7,7 +7,8 @@
 4. *In order*: of two items of one device and priority, of which the first was acknowledged before the second was sent,
    the first has its effect first.
 5. *Corrections match*: one each, to the answer that was given, with what the upper tier's model says.
-6. *Noticed*: a silent peer costs no waiting after `Rules.notice_s`; `Rules.recover_s` after healing it answers again.
+6. *Noticed*: a silent peer is noticed within `Rules.notice_s`, costs no second in which more than a few requests wait
+   for it in vain once `Rules.spare_s` are over, and answers again within `Rules.recover_s` of healing.
 
 An input is *accepted* unless the endpoint refused it for its load, or did not run: it was killed or stopped while the
 request was under way, or the caller's own channel had not found it again.
@@ -80,10 +81,14 @@ def _answers(history: History, rules: Rules) -> list[Violation]:
 def _noticed(history: History, rules: Rules) -> list[Violation]:
     found = []
     for fault in history.faults:
-        notice = noticed(history, fault, rules)
-        if notice and notice.late:
-            text = f"{fault.kind} {fault.target} at {fault.start_s:.1f} s: {notice.text}"
-            found.append(Violation("unnoticed", text, notice.slow))
+        if (notice := noticed(history, fault, rules)) is None:
+            continue
+        what = f"{fault.kind} {fault.target} at {fault.start_s:.1f} s"
+        if notice.after_s > rules.notice_s:
+            found.append(Violation("unnoticed", f"{what}: not for {notice.after_s:.1f} s"))
+        if notice.waited:
+            text = f"{what}: {len(notice.waited)} seconds in which requests waited for it in vain"
+            found.append(Violation("waited", text, sum(notice.waited, ())))
     for episode in episodes(history.faults):
         if (recovery := recovered(history, episode, rules)) and recovery.after_s > rules.recover_s:
             text = f"nothing from the {recovery.tier} for {recovery.after_s:.1f} s after {episode.stop_s:.1f} s"

@@ -43,13 +43,15 @@ def without_fsync() -> None:
 
 
 def without_dedup() -> None:
-    """Take every repeat for something new."""
+    """Take every repeat for something new, and store it again."""
     from escalade.tiers.outbox.dedup import DedupWindow
+    from escalade.tiers.outbox.window import Window
 
-    def claim(self: DedupWindow[Any], *args: Any, **options: Any) -> None:
+    def nothing(self: object, *args: Any, **options: Any) -> None:
         del self, args, options
 
-    DedupWindow.claim = claim  # type: ignore[method-assign]
+    DedupWindow.claim = nothing  # type: ignore[method-assign]
+    Window.find = nothing  # type: ignore[method-assign]
 
 
 BREAKS = {"breaker": without_breaker, "dedup": without_dedup, "fsync": without_fsync}

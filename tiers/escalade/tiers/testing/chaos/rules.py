@@ -39,7 +39,9 @@ class Rules(NamedTuple):
     allowance_s:
         For processes that share too few cores; part of the bound, though nobody configured it.
     notice_s, recover_s:
-        How long a silent peer may be waited for; how soon after healing the tiers above answer again.
+        How soon a silent peer is noticed, and found again after healing.
+    spare_s:
+        How long a silent peer may make every request wait; then the breaker spares all but a few.
     reconnect_s:
         How long the callers' own channels may take to find a restarted endpoint.
     """
@@ -49,6 +51,7 @@ class Rules(NamedTuple):
     budget_s: float
     allowance_s: float = 0.3
     notice_s: float = 3.0
+    spare_s: float = 1.2
     recover_s: float = 5.0
     reconnect_s: float = 2.5
 

@@ -27,10 +27,8 @@ class Notice(NamedTuple):
 
     after_s: float
     """Until the first degraded answer that did not wait for it; inf when there was none."""
-    slow: tuple[str, ...]
-    """Requests that waited for it all the same, `notice_s` after it fell silent."""
-    late: bool
-    text: str
+    waited: tuple[tuple[str, ...], ...]
+    """For each second in which too many requests waited for it, `spare_s` after it fell silent: those requests."""
 
 
 class Recovery(NamedTuple):
@@ -70,20 +68,24 @@ def episodes(faults: Sequence[Fault]) -> list[Episode]:
 def noticed(history: History, fault: Fault, rules: Rules) -> Notice | None:
     """Return how a fault was noticed; None for one that leaves the peer answering, or one too short to tell.
 
-    A peer is noticed when degraded answers stop waiting for it. Some must go on asking, to learn when it is back.
+    A peer is noticed when degraded answers stop waiting for it. A few must go on asking, to learn when it is back.
     """
-    if not KINDS[fault.kind].silent or fault.target == "endpoint":
+    if not KINDS[fault.kind].silent or fault.target == "endpoint" or fault.seconds < rules.notice_s:
         return None
     took = _degraded(history, fault.start_s, fault.stop_s)
+    if len(took) < FEW:
+        return None
     quick_s = rules.local_s + QUICK * rules.budget_s
     quick = [answer.at_s - fault.start_s for answer, sent_s in took if answer.at_s - sent_s < quick_s]
-    after_s = min(quick, default=float("inf"))
-    later = [(answer, sent_s) for answer, sent_s in took if sent_s > fault.start_s + rules.notice_s]
-    if len(later) < FEW:
-        return None
-    slow = tuple(answer.id for answer, sent_s in later if answer.at_s - sent_s >= quick_s)
-    text = f"{len(slow)} of {len(later)} degraded answers waited for it after {rules.notice_s:g} s"
-    return Notice(after_s, slow, len(slow) > PROBES * len(later), text)
+    waited = []
+    start_s = fault.start_s + rules.spare_s
+    while start_s + 1.0 <= fault.stop_s:
+        second = [(answer, sent_s) for answer, sent_s in took if start_s <= sent_s < start_s + 1.0]
+        slow = tuple(answer.id for answer, sent_s in second if answer.at_s - sent_s >= quick_s)
+        if len(second) >= FEW and len(slow) > PROBES * len(second):
+            waited.append(slow)
+        start_s += 1.0
+    return Notice(min(quick, default=float("inf")), tuple(waited))
 
 
 def recovered(history: History, episode: Episode, rules: Rules) -> Recovery | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
 
 from escalade.tiers.testing.chaos.history import Corrected, Effect, Given
 
@@ -16,17 +18,26 @@ def read_corrections(file: Path) -> list[Corrected]:
     if not file.exists():
         return []
     found = []
-    for line in file.read_text().splitlines():
-        try:
+    for line in file.read_text().splitlines(keepends=True):
+        if line.endswith("\n"):
             fields = json.loads(line)
-        except ValueError:
-            continue
-        old, new = (Given(one["label"], one["tier"], tuple(one["posterior"])) for one in (fields["old"], fields["new"]))
-        ids = fields["device"], fields["id"], fields["request_id"]
-        found.append(Corrected(fields["seq"], *ids, old, new, fields["delay_s"]))
+            ids = fields["device"], fields["id"], fields["request_id"]
+            found.append(
+                Corrected(fields["seq"], *ids, _given(fields["old"]), _given(fields["new"]), fields["delay_s"])
+            )
     return found
 
 
+def _given(answer: dict[str, Any]) -> Given:
+    """Return what the one row of an answer says."""
+    (label,), (tier,), (posterior,) = answer["label"], answer["tier"], answer["posterior"]
+    return Given(label, tier, tuple(posterior))
+
+
 def read_effects(tier: str, file: Path) -> list[Effect]:
-    """Return what a stopped tier's inbox holds, in the order of the effects."""
-    return []
+    """Return what a stopped tier's inbox holds, in the order in which it was stored."""
+    if not file.exists():
+        return []
+    with closing(sqlite3.connect(file)) as connection:
+        rows = connection.execute("SELECT device, id FROM items ORDER BY seq").fetchall()
+    return [Effect(tier, device.decode(), name.decode()) for device, name in rows]

@@ -29,7 +29,7 @@ def test_faults_leave_time_to_recover_and_end_in_time(seed: int) -> None:
     assert faults[0].start_s == WARM_S
     assert max(fault.stop_s for fault in faults) <= SECONDS
     for episode in episodes(faults):
-        assert episode.quiet_s >= PAUSE_S
+        assert episode.quiet_s > PAUSE_S - 1e-6
         assert len(episode.faults) == 1 or episode.faults[0][:2] == ("reset", "near")
 
 

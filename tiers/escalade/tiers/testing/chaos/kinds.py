@@ -21,7 +21,7 @@ class Kind(NamedTuple):
     targets:
         What it may be done to.
     seconds:
-        How long it lasts.
+        How long it lasts at least.
     silent:
         Whoever asks gets no answer at all meanwhile: it is to be noticed, and no longer waited for.
     offline:
@@ -30,7 +30,7 @@ class Kind(NamedTuple):
 
     what: str
     targets: tuple[str, ...]
-    seconds: float = 5.0
+    seconds: float = 4.0
     silent: bool = True
     offline: bool = False
 
@@ -46,9 +46,9 @@ KINDS = {
     "cap": Kind("4 kB/s each way", LINKS, silent=False),
     "reset": Kind("every connection is reset", LINKS),
     "garbage": Kind("random bytes instead of answers", LINKS),
-    "disk_full": Kind("no space for the outbox", ("endpoint",), seconds=4.0, silent=False, offline=True),
-    "disk_eio": Kind("fsync answers EIO", ("endpoint",), seconds=4.0, silent=False, offline=True),
-    "clock_jump": Kind("the time of day a year ahead", ("endpoint",), seconds=4.0, silent=False, offline=True),
+    "disk_full": Kind("no space for the outbox", ("endpoint",), silent=False, offline=True),
+    "disk_eio": Kind("fsync answers EIO", ("endpoint",), silent=False, offline=True),
+    "clock_jump": Kind("the time of day a year ahead", ("endpoint",), silent=False, offline=True),
     "power_cut": Kind("the disk stops at once; kill -9", ("endpoint",), seconds=1.0, silent=False, offline=True),
 }
 

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
     from escalade.tiers.testing.chaos.history import Fault, History
 
-SETTLE_S = 30.0
-"""After the last fault, the longest time until everything that was kept is corrected."""
-TAIL_S = 6.0
+TAIL_S = 5.5
 """Traffic goes on so long after the last fault: its recovery is seen."""
 SHORT: tuple[Pair, ...] = (("freeze", "edge_server"), ("kill", "endpoint"), ("drop_both", "near"))
 """Some of each: a silent tier, an outbox that dies at work, a cut link."""
@@ -54,6 +52,7 @@ async def run(
     pairs: Sequence[Pair] | None = None,
     faults: Sequence[Fault] | None = None,
     broken: str = "",
+    settle_s: float = 30.0,
 ) -> Outcome:
     """Run tiers under traffic and faults, and check what happened.
 
@@ -65,6 +64,8 @@ async def run(
         Exactly these faults, in this order or at these times; else drawn from the seed so that each kind occurs.
     broken:
         What is switched off in the tiers, separated by spaces: see `launcher.BREAKS`.
+    settle_s:
+        How long to wait in the end for the corrections of everything that was kept.
 
     Raises
     ------
@@ -86,7 +87,7 @@ async def run(
                 both.create_task(traffic.run())
                 both.create_task(inject(fleet, plan, traffic.now_s, history.faults))
             asked_s = time.monotonic()
-            await asyncio.to_thread(_settle, fleet, history)
+            await asyncio.to_thread(_settle, fleet, history, settle_s)
         history.corrections, history.effects = fleet.corrections, fleet.effects
         history.faults.sort(key=lambda fault: fault.start_s)
         ended_s = time.monotonic()
@@ -104,9 +105,9 @@ async def _reached(client: Client, world: World) -> None:
                 return
 
 
-def _settle(fleet: Fleet, history: History) -> None:
-    """Wait until every kept item has its correction, at most `SETTLE_S`."""
+def _settle(fleet: Fleet, history: History, seconds: float) -> None:
+    """Wait until every kept item has its correction, at most so long."""
     kept = {answer.kept for answer in history.answers if answer.kept}
-    stop = time.monotonic() + SETTLE_S
+    stop = time.monotonic() + seconds
     while time.monotonic() < stop and not kept <= {one.item for one in read_corrections(fleet.corrections_file)}:
         time.sleep(0.2)

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 WARM_S = 3.0
 """Quiet at first, so that every tier has been reached."""
-PAUSE_S = 6.0
+PAUSE_S = 5.5
 """Between two faults: a little more than recovery may take."""
+STRETCH = 1.6
+"""A fault drawn by chance lasts up to so many times as long as its kind must."""
 LEAD_S = 1.0
 """An offline fault begins so long after the link is cut, and ends so long before."""
 
@@ -43,7 +45,7 @@ def schedule(
     kinds:
         Those that are possible here.
     pairs:
-        Exactly these, in this order, instead.
+        Exactly these, in this order and no longer than they must be, instead.
 
     Raises
     ------
@@ -54,8 +56,8 @@ def schedule(
     --------
     >>> for fault in schedule(7, 21.0, pairs=[("freeze", "edge_server"), ("drop_both", "near")]):
     ...     print(fault)
-    Fault(kind='freeze', target='edge_server', start_s=3.0, stop_s=8.0)
-    Fault(kind='drop_both', target='near', start_s=14.0, stop_s=19.0)
+    Fault(kind='freeze', target='edge_server', start_s=3.0, stop_s=7.0)
+    Fault(kind='drop_both', target='near', start_s=12.5, stop_s=16.5)
     """
     draw = random.Random(seed)  # no secrets here
     wanted = list(pairs) if pairs is not None else required(draw, kinds)
@@ -64,13 +66,13 @@ def schedule(
     faults: list[Fault] = []
     now = WARM_S
     for pair in wanted:
-        faults += (these := _at(now, *pair))
+        faults += (these := _at(now, *pair, 1.0 if pairs is not None else draw.uniform(1.0, STRETCH)))
         now = max(fault.stop_s for fault in these) + PAUSE_S
     if now - PAUSE_S > seconds:
         raise ValueError(f"{len(wanted)} faults need {now - PAUSE_S:.0f} s; the run has {seconds:.0f}")
     more = [pair for pair in EVERYTHING if pair[0] in kinds]
     while pairs is None and more:
-        these = _at(now, *draw.choice(more))
+        these = _at(now, *draw.choice(more), draw.uniform(1.0, STRETCH))
         now = max(fault.stop_s for fault in these) + PAUSE_S
         if now > seconds:
             break
@@ -78,9 +80,9 @@ def schedule(
     return faults
 
 
-def _at(start_s: float, kind: str, target: str) -> list[Fault]:
+def _at(start_s: float, kind: str, target: str, stretch: float) -> list[Fault]:
     """Return the fault, with the cut of the near link about it if it is one for a tier offline."""
-    lasts_s = KINDS[kind].seconds
+    lasts_s = KINDS[kind].seconds * stretch
     if not (KINDS[kind].offline or (kind, target) == ("kill", "endpoint")):
         return [Fault(kind, target, start_s, start_s + lasts_s)]
     cut = Fault("reset", "near", start_s, start_s + lasts_s + 2 * LEAD_S)

@@ -42,6 +42,14 @@ def parser() -> argparse.ArgumentParser:
     show = actions.add_parser("show", help="print the effective values, defaults and environment included")
     show.add_argument("file", type=Path, metavar="FILE")
 
+    status = commands.add_parser("status", help="how a running tier fares: links, outbox, queue, what was refused")
+    status.add_argument("address", metavar="HOST:PORT")
+    status.add_argument("--watch", action="store_true", help="go on until Ctrl-C")
+    status.add_argument(
+        "--every", type=float, default=1.0, metavar="SECONDS", help="with --watch; default: %(default)s"
+    )
+    status.add_argument("--json", action="store_true", help="one line of JSON each time")
+
     add_policy(commands)
     add_record(commands)
     fusion = commands.add_parser("fusion", help="compare the rules that fuse several nodes' views of one event")
@@ -60,6 +68,11 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("file", type=Path, metavar="FILE")
     export.add_argument("--out", type=Path, metavar="NEW_FILE", help="default: standard output")
     export.add_argument("--quarantined", action="store_true", help="the damaged items that were set aside instead")
+    drain = actions.add_parser("drain", help="send what a stopped tier's outbox holds to the tier above")
+    drain.add_argument(
+        "config", type=Path, metavar="CONFIG", help="the tier's YAML: it names outbox, model and upstream"
+    )
+    drain.add_argument("--seconds", type=float, default=60.0, metavar="S", help="at most; default: %(default)s")
     drop = actions.add_parser("drop-quarantine", help="delete the damaged items and files that were set aside")
     drop.add_argument("file", type=Path, metavar="FILE")
 
@@ -103,6 +116,12 @@ def _run(arguments: argparse.Namespace) -> int:
             from escalade.cli.policy.command import run_policy, run_record
 
             return run_policy(arguments) if arguments.command == "policy" else run_record(arguments)
+        if arguments.command == "status":
+            from escalade.cli.status import show_status
+
+            return show_status(
+                arguments.address, watch=arguments.watch, every_s=arguments.every, as_json=arguments.json
+            )
         if arguments.command == "fusion":
             from escalade.cli.fusion import evaluate_file
 
@@ -114,6 +133,8 @@ def _run(arguments: argparse.Namespace) -> int:
                 return outbox.list_items(arguments.file, arguments.limit)
             if arguments.action == "export":
                 return outbox.export(arguments.file, arguments.out, quarantined=arguments.quarantined)
+            if arguments.action == "drain":
+                return outbox.drain(arguments.config, arguments.seconds)
             return outbox.drop_quarantine(arguments.file)
         from escalade.cli.demo.command import run_demo
 

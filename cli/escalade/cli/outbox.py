@@ -1,21 +1,32 @@
-"""`escalade outbox`: what an outbox holds that no process has open."""
+"""`escalade outbox`: what an outbox holds that no process has open, and how to send it."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import sys
+import time
 from collections import Counter
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
-from escalade.tiers.errors import SetupError
+from escalade.cli.serve import SERVICES
+from escalade.cli.times import readable_time
+from escalade.tiers.config_file import load_config, locate_errors
+from escalade.tiers.errors import ConfigError, SetupError
+from escalade.tiers.logs import configure_logs
 from escalade.tiers.outbox import PRIORITIES, Leased, OutboxError
 from escalade.tiers.outbox.offline import Offline, offline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from escalade.tiers.service import Service
+    from escalade.tiers.status import OutboxStatus
+
+LOOK_S = 0.1
 
 
 def list_items(file: Path, limit: int) -> int:
@@ -34,12 +45,12 @@ def list_items(file: Path, limit: int) -> int:
                 shown.append(found)
         total = sum(depth.values())
         by_priority = ", ".join(f"{depth[name]} {name}" for name in PRIORITIES)
-        print(f"{file}: {total} items ({by_priority}), {size} bytes, oldest {_age(oldest_s)}")
+        print(f"{file}: {total} items ({by_priority}), {size} bytes, oldest {readable_time(oldest_s)}")
         _print_losses(outbox, damaged)
         if shown:
             print(f"\n{'seq':>8}  {'priority':8}  {'kind':10}  {'age':>8}  {'tries':>5}  {'bytes':>9}  device/id")
         for seq, item, attempts, age_s in shown:
-            state = f"{item.priority:8}  {item.kind:10}  {_age(age_s):>8}  {attempts:>5}  {item.size:>9}"
+            state = f"{item.priority:8}  {item.kind:10}  {readable_time(age_s):>8}  {attempts:>5}  {item.size:>9}"
             print(f"{seq:>8}  {state}  {f'{item.device}/{item.id}'!a:.60}")
         if total > len(shown):
             print(f"... and {total - len(shown)} more (--limit)")
@@ -66,6 +77,51 @@ def export(file: Path, out: Path | None, *, quarantined: bool) -> int:
                 raise SetupError(f"{out}: {error.strerror or error}") from error
         print(f"{count} items exported; the outbox is as it was", file=sys.stderr)
     return 0
+
+
+def drain(file: Path, limit_s: float) -> int:
+    """Send what the outbox of a stopped tier holds; return 0 when it is empty, 1 when something is left.
+
+    Parameters
+    ----------
+    file:
+        The tier's YAML.
+    limit_s:
+        How long to try.
+
+    Raises
+    ------
+    SetupError
+        The configuration does not work, has no outbox, or another process has it open.
+    """
+    config = load_config(file)
+    configure_logs(config.log)
+    with locate_errors(file):
+        if config.outbox is None:
+            raise ConfigError("there is no outbox to drain; add `outbox: {file: ...}`", key="outbox")
+        return asyncio.run(_drain(SERVICES[config.tier](config), limit_s))
+
+
+async def _drain(service: Service, limit_s: float) -> int:
+    async with service:
+        first = outbox = service.status().outbox
+        assert first is not None
+        assert outbox is not None
+        if first.trouble:
+            raise SetupError(first.trouble)
+        stop = time.monotonic() + limit_s
+        while _waiting(outbox) and time.monotonic() < stop:
+            await asyncio.sleep(LOOK_S)
+            outbox = service.status().outbox
+            assert outbox is not None
+        given_up = sum(outbox.evictions.values()) - sum(first.evictions.values())
+    left = _waiting(outbox)
+    print(f"{_waiting(first) - left - given_up} items delivered, {given_up} given up, {left} left")
+    return 1 if left else 0
+
+
+def _waiting(outbox: OutboxStatus) -> int:
+    return sum(outbox.depth.values())
 
 
 def drop_quarantine(file: Path) -> int:
@@ -139,10 +195,3 @@ def _plain(value: object) -> object:
 
 def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
-
-
-def _age(seconds: float) -> str:
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"

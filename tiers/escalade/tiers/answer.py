@@ -21,7 +21,12 @@ REASONS = {
     "overloaded": "the tier above is overloaded or draining",
     "rejected": "the tier above refused the request",
     "bad_answer": "the tier above answered something that cannot be used",
+    "too_many_hops": "the request had been passed on too often: are two tiers above one another?",
     "no_outbox": "the policy deferred, but the tier keeps no outbox",
+    "outbox_full": "the policy deferred, but the outbox had no room",
+    "outbox_failed": "the policy deferred, but the outbox could not be written",
+    "outbox_slow": "the policy deferred, but the disk took longer than the answer could wait",
+    "deferred": "a tier above deferred; the tier below it keeps the input in its outbox",
 }
 """Why a row was answered below the tier that the policy asked for."""
 
@@ -65,6 +70,9 @@ class Answer:
         Why rows are degraded, a key of `REASONS`; empty when none is.
     path:
         The hops that took part, this tier first.
+    kept:
+        The item under which degraded or deferred rows wait in an outbox, on the disk: a correction will come by
+        that name. Empty when nothing is promised.
     """
 
     score: NDArray[np.float32]
@@ -75,17 +83,24 @@ class Answer:
     outputs: dict[str, NDArray[np.generic]] | None = None
     reason: str = ""
     path: tuple[Hop, ...] = ()
+    kept: str = ""
 
     def __len__(self) -> int:
         return len(self.tier)
 
     def rows(self, start: int, stop: int) -> Answer:
         """Return the answer to rows `start` to `stop` alone (views, no copies)."""
-        part = slice(start, stop)
+        return self._part(slice(start, stop), self.tier[start:stop])
+
+    def take(self, index: NDArray[np.intp]) -> Answer:
+        """Return the answer to the rows of these numbers alone (copies)."""
+        return self._part(index, [self.tier[row] for row in index.tolist()])
+
+    def _part(self, part: slice | NDArray[np.intp], tier: list[str]) -> Answer:
         degraded = self.degraded[part]
         return Answer(
             score=self.score[part],
-            tier=self.tier[part],
+            tier=tier,
             degraded=degraded,
             posterior=None if self.posterior is None else self.posterior[part],
             label=None if self.label is None else self.label[part],

@@ -63,14 +63,22 @@ class Breaker:
         self._until = 0.0
         self._usual_s: float | None = None
 
+    def ready(self, now: float) -> bool:
+        """Whether `allows` would say yes."""
+        return self.state is Circuit.CLOSED or (self.state is Circuit.OPEN and now >= self._until)
+
     def allows(self, now: float) -> bool:
         """Whether a call may be made; the caller then says how it ended, in one of the three ways below."""
         if self.state is Circuit.CLOSED:
             return True
-        if self.state is Circuit.OPEN and now >= self._until:
-            self._enter(Circuit.HALF_OPEN, now)
-            return True
-        return False
+        if not self.ready(now):
+            return False
+        self._enter(Circuit.HALF_OPEN, now)
+        return True
+
+    def hurried(self, waited_s: float) -> bool:
+        """Whether a call that was given so long says nothing about the peer by being late."""
+        return self._usual_s is not None and waited_s < HURRIED * self._usual_s
 
     def succeeded(self, now: float, elapsed_s: float | None = None) -> None:
         """The peer answered, in `elapsed_s`; None where it only refused: it is alive, but was not at work."""
@@ -82,10 +90,9 @@ class Breaker:
 
     def failed(self, now: float, waited_s: float | None = None) -> None:
         """The peer could not be reached, or gave no answer in the `waited_s` that it was given."""
-        hurried = waited_s is not None and self._usual_s is not None and waited_s < HURRIED * self._usual_s
         if self.state is Circuit.HALF_OPEN:
             self._open(now)
-        elif self.state is Circuit.CLOSED and not hurried:
+        elif self.state is Circuit.CLOSED and not (waited_s is not None and self.hurried(waited_s)):
             self._in_a_row += 1
             if self._in_a_row >= self._failures:
                 self._open(now)
@@ -96,10 +103,29 @@ class Breaker:
             self._until = now
             self._enter(Circuit.OPEN, now)
 
+    def silent(self, now: float) -> None:
+        """The peer does not even answer when asked whether it is there: no call need find that out for a while.
+
+        Said again and again, it keeps calls away as long as it lasts; a call under way still decides for itself.
+        """
+        if self.state is Circuit.HALF_OPEN:
+            return
+        self._until = now + self._shortened(self._max_wait_s)
+        if self.state is Circuit.CLOSED:
+            self._enter(Circuit.OPEN, now)
+
+    def awake(self, now: float) -> None:
+        """The peer, silent before, says that it is there: the next call may find out at once whether it works."""
+        if self.state is Circuit.OPEN:
+            self._until = now
+
     def _open(self, now: float) -> None:
-        self._until = now + self._next_wait_s * (1 - self._uniform() / 4)
+        self._until = now + self._shortened(self._next_wait_s)
         self._next_wait_s = min(2 * self._next_wait_s, self._max_wait_s)
         self._enter(Circuit.OPEN, now)
+
+    def _shortened(self, wait_s: float) -> float:
+        return wait_s * (1 - self._uniform() / 4)
 
     def _enter(self, state: Circuit, now: float) -> None:
         self.state, self.since = state, now

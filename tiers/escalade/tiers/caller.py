@@ -22,12 +22,15 @@ class Caller(NamedTuple):
     delivery:
         The id of an item of the caller's outbox, which is sent until it is answered: answered finally or
         not at all, and only once however often it comes. Empty for live requests.
+    hops:
+        How many tiers have passed it on; see `links.MOST_HOPS`.
     """
 
     device: str = ""
     priority: Priority = "normal"
     keeps: bool = False
     delivery: str = ""
+    hops: int = 0
 
 
 PLAIN = Caller()

@@ -17,13 +17,17 @@ from escalade.tiers.wire.messages import (
     request_bytes,
 )
 from escalade.tiers.wire.status import error_of
+from escalade.tiers.wire.tier_calls import TierCalls
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from types import TracebackType
 
     from numpy.typing import NDArray
 
     from escalade.tiers.answer import Answer
+    from escalade.tiers.corrections import Correction
+    from escalade.tiers.status import Status
 
 
 class Client:
@@ -47,6 +51,7 @@ class Client:
         self.address = address
         self._input_names: dict[str, str] = {}
         self._channel = grpc.aio.insecure_channel(address, client_options(max_message_bytes))
+        self._tier = TierCalls(self._channel)
 
     async def infer(
         self,
@@ -81,6 +86,22 @@ class Client:
         except EscaladeError:
             return False
         return ready_from_bytes(data)
+
+    async def status(self, timeout_s: float = 1.0) -> Status:
+        """Return how the tier fares; raises as `infer`, NotServedError where it is another server."""
+        return await self._tier.status(timeout_s)
+
+    def corrections(self, after: int = 0, *, until_now: bool = False, raw: bool = False) -> AsyncIterator[Correction]:
+        """Yield the tier's corrections after the number `after`, then those that come; raises as `status`.
+
+        Parameters
+        ----------
+        until_now:
+            End instead of waiting for more.
+        raw:
+            The model is no classifier.
+        """
+        return self._tier.corrections(after, until_now=until_now, raw=raw)
 
     async def close(self) -> None:
         """Close the channel."""

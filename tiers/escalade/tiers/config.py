@@ -11,7 +11,16 @@ from socket import gethostname
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    model_validator,
+)
 
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.preprocess import StepSpec
@@ -137,8 +146,18 @@ class BreakerConfig(Section):
     max_wait_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2000.0
 
 
-class UpstreamConfig(Section):
-    """The tier above: another escalade tier or any Open Inference Protocol server."""
+class RetryConfig(Section):
+    """What second tries on a link that just failed may cost: never more than burst + ratio x first tries."""
+
+    ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    burst: Annotated[int, Field(ge=0)] = 10
+    """0: a failed call is never tried again on the same link."""
+    pause_ms: Milliseconds = 20.0
+    """Before the second try; half as much to half as much again."""
+
+
+class LinkConfig(Section):
+    """One way upward: to another escalade tier or any Open Inference Protocol server."""
 
     address: Address
     model: str | None = None
@@ -152,13 +171,28 @@ class UpstreamConfig(Section):
     output_kind: Literal["logits", "posterior"] = "posterior"
     tier: str | None = None
     """What to call it in answers when it does not say itself; default: the next tier's name."""
+    breaker: BreakerConfig = BreakerConfig()
+    probe_ms: Milliseconds = 1000.0
+    """A link that has been quiet for so long is asked whether its peer is there, which may take as long; 0: never."""
+
+
+class UpstreamConfig(LinkConfig):
+    """The tier above, and what holds for all links to it or to its stand-ins."""
+
     timeout_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1000.0
-    """The longest wait for an answer, whatever the request's deadline."""
+    """The longest wait for an answer over all links, whatever the request's deadline."""
     reserve_ms: Milliseconds = 10.0
     """Kept back from the deadline for this tier's own answer (at most a quarter of what is left)."""
     max_batch: PositiveInt = 64
     """Most rows in one call."""
-    breaker: BreakerConfig = BreakerConfig()
+    retry: RetryConfig = RetryConfig()
+
+
+class FallbackConfig(LinkConfig):
+    """A further way upward, for when those before it fail."""
+
+    only: Literal["critical"] | None = None
+    """Requests of this priority alone; default: all."""
 
 
 class ListenConfig(Section):
@@ -241,6 +275,14 @@ class OutboxConfig(Section):
     """Kept for subscribers that are away, as long as `max_age_s`."""
     in_flight: PositiveInt = 4
     """Items that are sent at a time when the link is back; those of one device go one after the other."""
+    timeout_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5000.0
+    """The longest wait for the answer to an item; nobody waits for it below."""
+    give_up_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 3600.0
+    """How long an item is sent again and again that the tier above refuses, before it is given up."""
+    results: bool = False
+    """Whether every answer is reported upward, to the inbox of the tier above."""
+    telemetry_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """How often the tier's state is reported upward; 0: never."""
     corrections: Path | None = None
     """A file to which every correction is appended as a line of JSON."""
 
@@ -253,6 +295,16 @@ class InboxConfig(Section):
     """How long a delivery is recognised when it comes again."""
     max_items: PositiveInt = 100_000
     max_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 256.0
+
+
+def _fallbacks(value: list[FallbackConfig], info: ValidationInfo) -> list[FallbackConfig]:
+    upstream = info.data.get("upstream")
+    if value and upstream is None and "upstream" in info.data:
+        raise ValueError("there is nothing to fall back from; add `upstream:`")
+    addresses = [link.address for link in ([upstream] if upstream else []) + value]
+    if twice := next((one for one in addresses if addresses.count(one) > 1), None):
+        raise ValueError(f"two links lead to {twice}; name each address once")
+    return value
 
 
 class TierConfig(Section):
@@ -268,6 +320,8 @@ class TierConfig(Section):
     """`{name: Threshold, threshold: 0.8}`, or `{name: my_module:MyPolicy, ...}`; `state: FILE` beside the name
     is what the policy was fitted to or has learnt."""
     upstream: UpstreamConfig | None = None
+    fallbacks: Annotated[list[FallbackConfig], AfterValidator(_fallbacks)] = []
+    """In order of preference, asked when `upstream` gives no answer."""
     listen: ListenConfig = ListenConfig()
     batching: BatchingConfig = BatchingConfig()
     limits: LimitsConfig = LimitsConfig()
@@ -277,6 +331,11 @@ class TierConfig(Section):
     record: RecordConfig | None = None
     log: LogConfig = LogConfig()
     _folder: Path = PrivateAttr(Path())
+
+    @property
+    def links(self) -> list[LinkConfig]:
+        """All ways upward, the preferred first."""
+        return [self.upstream, *self.fallbacks] if self.upstream else []
 
     @property
     def folder(self) -> Path:
@@ -296,6 +355,12 @@ class TierConfig(Section):
         config = self.model_copy(update={"model": model, "record": record, "outbox": outbox, "inbox": inbox})
         config._folder = folder
         return config
+
+    @model_validator(mode="after")
+    def _an_outbox_needs_an_upstream(self) -> TierConfig:
+        if self.outbox and not self.upstream:
+            raise ValueError("an outbox without an upstream would never be emptied; add `upstream: {address: ...}`")
+        return self
 
     @model_validator(mode="before")
     @classmethod

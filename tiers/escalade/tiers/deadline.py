@@ -1,4 +1,4 @@
-"""How a deadline is split between a tier and the tiers above it. No clock, no I/O."""
+"""How a deadline is split between a tier, the tiers above it and the links to them. No clock, no I/O."""
 
 from __future__ import annotations
 
@@ -26,3 +26,19 @@ def upstream_budget_s(remaining_s: float, reserve_s: float, timeout_s: float) ->
     True
     """
     return min(remaining_s - min(reserve_s, remaining_s / 4), timeout_s)
+
+
+def link_budget_s(left_s: float, *, others: bool) -> float:
+    """Return how long one link may take of what is left for the tiers above, in seconds.
+
+    Parameters
+    ----------
+    others:
+        Whether another link can still be asked when this one gives no answer: then half is kept for it.
+
+    Examples
+    --------
+    >>> link_budget_s(0.08, others=True), link_budget_s(0.08, others=False)
+    (0.04, 0.08)
+    """
+    return left_s / 2 if others else left_s

@@ -8,6 +8,7 @@
      ├── CallerError             the request
      │    ├── InputError         wrong shape, type, bytes, tensor        INVALID_ARGUMENT
      │    ├── NotFoundError      no such model or version                NOT_FOUND
+     │    ├── NotServedError     the tier does not offer this call       FAILED_PRECONDITION
      │    ├── TooLargeError      more rows than the tier takes           RESOURCE_EXHAUSTED
      │    └── DeadlineError      its deadline had passed                 DEADLINE_EXCEEDED
      ├── TierError               this tier
@@ -67,6 +68,10 @@ class NotFoundError(CallerError):
     """The tier does not serve the model or version that was asked for."""
 
     outcome = "not_found"
+
+
+class NotServedError(CallerError):
+    """The server does not offer what was asked: it is another server, or it is not configured for it."""
 
 
 class TooLargeError(CallerError):

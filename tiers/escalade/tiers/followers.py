@@ -1,4 +1,4 @@
-"""Who follows a request besides its caller: a policy that learns, and the recorder."""
+"""Who follows a request besides its caller: a policy that learns, the recorder, and the results' reporter."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from escalade.policies import Action, Batch, Context, Decisions, Feedback, Policy
     from escalade.tiers.answer import Answer, Hop
     from escalade.tiers.record import Note, Recorder
+    from escalade.tiers.reports import Reports
 
 
 class Watch:
     """What the followers are told of one request after it was decided."""
 
-    __slots__ = ("_asked", "_note")
+    __slots__ = ("_asked", "_note", "_reports")
 
-    def __init__(self, asked: Asked | None, note: Note | None) -> None:
-        self._asked, self._note = asked, note
+    def __init__(self, asked: Asked | None, note: Note | None, reports: Reports | None) -> None:
+        self._asked, self._note, self._reports = asked, note, reports
 
     def row_answered_above(self, row: Row, now: float) -> None:
         """Say that the tier above answered the only row."""
@@ -49,8 +50,10 @@ class Watch:
         if self._asked is not None:
             self._asked.unanswered()
 
-    def finished(self, answer: Row | Answer, elapsed_ms: float) -> None:
+    def finished(self, answer: Row | Answer, elapsed_ms: float, request_id: str) -> None:
         """Say that the request is answered."""
+        if self._reports is not None:
+            self._reports.answered(answer, request_id)
         if self._note is None:
             return
         if isinstance(answer, Row):
@@ -68,18 +71,30 @@ class Followers:
         The tier's.
     recorder:
         Keeps what is decided and what comes of it.
+    reports:
+        Reports results upward.
     failed:
         Called with what the policy raises when it is told.
     """
 
     @classmethod
-    def of(cls, policy: Policy, recorder: Recorder | None, failed: Callable[[Exception], object]) -> Followers | None:
+    def of(
+        cls,
+        policy: Policy,
+        recorder: Recorder | None,
+        failed: Callable[[Exception], object],
+        reports: Reports | None = None,
+    ) -> Followers | None:
         """Return None where nobody follows: then a request pays nothing for it."""
         learning = Learning.of(policy, failed)
-        return cls(policy, learning, recorder) if learning is not None or recorder is not None else None
+        if learning is None and recorder is None and reports is None:
+            return None
+        return cls(policy, learning, recorder, reports)
 
-    def __init__(self, policy: Policy, learning: Learning | None, recorder: Recorder | None) -> None:
-        self._policy, self._learning, self._recorder = policy, learning, recorder
+    def __init__(
+        self, policy: Policy, learning: Learning | None, recorder: Recorder | None, reports: Reports | None
+    ) -> None:
+        self._policy, self._learning, self._recorder, self._reports = policy, learning, recorder, reports
 
     def decided_one(
         self, score: float, context: Context, action: Action, *, can_ask: bool, label: int, at: float
@@ -90,7 +105,7 @@ class Followers:
             note = self._recorder.note_one(self._policy, score, context, action, label)
         if self._learning is not None:
             asked = self._learning.did_one(score, context, action, can_ask=can_ask, label=label, at=at)
-        return Watch(asked, note)
+        return Watch(asked, note, self._reports)
 
     def decided_many(
         self,
@@ -103,7 +118,7 @@ class Followers:
         """Say the same of the rows of a request, of which those in `up` really go up."""
         note = None if self._recorder is None else self._recorder.note(batch, decided, label)
         asked = None if self._learning is None else self._learning.did_many(batch, decided, up, label, at)
-        return Watch(asked, note)
+        return Watch(asked, note, self._reports)
 
     def observe(self, feedback: Feedback) -> None:
         """Give the policy feedback from elsewhere."""

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from escalade.tiers.link_metrics import link_families
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from prometheus_client.core import Metric
+
+    from escalade.tiers.link_state import LinkFacts
 
 SECONDS = (50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 SCORES = tuple(tenth / 10 for tenth in range(1, 11))
@@ -78,6 +82,7 @@ class TierMetrics(Collector):
         self.total_s = Histogram(SECONDS)
         self.batch_rows = Histogram(ROWS)
         self.queue_depth: Callable[[], int] = lambda: 0
+        self.links: Callable[[], list[LinkFacts]] = list
 
     def accepted_row(self, elapsed_s: float, score: float) -> None:
         """Count a request of one row that this tier answered with confidence: the hot path."""
@@ -130,6 +135,7 @@ class TierMetrics(Collector):
             label="hop",
         )
         yield histogram("escalade_batch_rows", "Rows that shared one run of the model.", ([], self.batch_rows))
+        yield from link_families(self.links(), self.labels)
         depth = GaugeMetricFamily("escalade_queue_depth", "Requests in the tier now.", labels=names)
         depth.add_metric(values, self.queue_depth())
         yield depth

@@ -16,24 +16,40 @@ from escalade.policies import Policy, PolicyConfigError, load_policy, load_score
 from escalade.policies.combinator import listens
 from escalade.tiers.config import TierConfig, TierName, host_port
 from escalade.tiers.config_file import load_config, parse_config
+from escalade.tiers.deliveries import Deliveries, MemoryWindow
 from escalade.tiers.errors import ConfigError
+from escalade.tiers.forwarding import Forwarding
+from escalade.tiers.forwarding_metrics import ForwardingMetrics, InboxMetrics
 from escalade.tiers.head import Head
+from escalade.tiers.links import Links
 from escalade.tiers.logs import configure_logs
 from escalade.tiers.metrics import TierMetrics
 from escalade.tiers.model import OnnxModel
+from escalade.tiers.outbox import Inbox, InboxLimits, OutboxError
 from escalade.tiers.record import Recorder
 from escalade.tiers.retuning import Window, retune_forever
+from escalade.tiers.status import Status, inbox_status, link_status, outbox_status
 from escalade.tiers.tier import Tier
+from escalade.tiers.wire.kept import KeptMessages
+from escalade.tiers.wire.reports import ReportSender
 from escalade.tiers.wire.server import GrpcServer
 from escalade.tiers.wire.servicer import InferenceServicer
+from escalade.tiers.wire.tier_messages import correction_from_stored
+from escalade.tiers.wire.tier_servicer import TierServicer
 from escalade.tiers.wire.upstream import GrpcUpstream
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
     from numpy.typing import NDArray
+    from prometheus_client.registry import Collector
 
     from escalade.tiers.answer import Answer
+    from escalade.tiers.config import InboxConfig
+    from escalade.tiers.corrections import Correction
+    from escalade.tiers.outbox import Priority
+    from escalade.tiers.outbox.item import ReportKind
 
 log = structlog.get_logger(__name__)
 
@@ -58,12 +74,18 @@ class Service:
                 key="tier",
             )
         self.config = config
+        self.links: Links | None = None
+        """The links upward, once started; None at the top."""
         self._tier: Tier | None = None
         self._servicer: InferenceServicer | None = None
         self._server: GrpcServer | None = None
         self._metrics_server: Any = None
         self._retuning: asyncio.Task[None] | None = None
         self._recorder: Recorder | None = None
+        self._forwarding: Forwarding | None = None
+        self._inbox: Inbox | None = None
+        self._deliveries = Deliveries(MemoryWindow(time.monotonic))
+        self._started = time.monotonic()
 
     @classmethod
     def from_config(cls, config: TierConfig | Mapping[str, Any] | str | Path) -> Self:
@@ -109,25 +131,36 @@ class Service:
         head = Head(model, config.model.temperature, score)
         metrics = TierMetrics(self.tier_name, model.name)
         upstream = config.upstream
-        link: GrpcUpstream | None = None
         if upstream:
-            link = GrpcUpstream(
-                upstream,
-                tier=self.tier_name,
-                model=model,
-                score=score,
-                metrics=metrics,
-                max_message_bytes=config.limits.max_message_bytes,
-            )
+            limit = config.limits.max_message_bytes
+            peers = [
+                GrpcUpstream(
+                    link, tier=self.tier_name, model=model, score=score, metrics=metrics, max_message_bytes=limit
+                )
+                for link in config.links
+            ]
+            self.links = Links(list(zip(peers, config.links, strict=True)), retry=upstream.retry, metrics=metrics)
         if config.record:
             facts = {"model": model.name, "sha256": model.sha256, "policy": config.policy, "score": config.score}
             self._recorder = Recorder(config.record, {"tier": self.tier_name, **facts})
+        if config.outbox and self.links:
+            messages, raw = KeptMessages(model), config.model.output_kind == "raw"
+            self._forwarding = Forwarding(
+                config.outbox,
+                self.links,
+                device=config.device,
+                wire=messages,
+                read=lambda stored: correction_from_stored(stored, raw=raw),
+                reports=ReportSender(peers[0].channel, timeout_s=config.outbox.timeout_ms / 1e3),
+                load=lambda: self.links.load if self.links else 0.0,
+            )
+        forwarding = self._forwarding
         self._tier = Tier(
             self.tier_name,
             model,
             head,
             policy,
-            link,
+            self.links,
             batching=config.batching,
             limits=config.limits,
             metrics=metrics,
@@ -135,7 +168,16 @@ class Service:
             upstream_timeout_s=upstream.timeout_ms / 1e3 if upstream else 0.0,
             upstream_max_batch=upstream.max_batch if upstream else 1,
             recorder=self._recorder,
+            keeper=forwarding.keeper if forwarding else None,
+            reports=forwarding.reports if forwarding and forwarding.config.results else None,
+            device=config.device,
         )
+        if self.links:
+            self.links.watch()
+        if config.inbox:
+            await self._open_inbox(config.inbox)
+        if forwarding:
+            await forwarding.start(lambda: self.status().as_json())
         if listens(policy, "retune"):
             slow_loop = retune_forever(policy, Window(metrics), self.retune_seconds, self._tier.policy_failed)
             self._retuning = asyncio.create_task(slow_loop)
@@ -159,23 +201,82 @@ class Service:
         """
         config = self.config
         if config.metrics and self._metrics_server is None:
-            self._metrics_server = _serve_metrics(self.tier.metrics, config.metrics.address)
+            self._metrics_server = _serve_metrics(self._collectors(), config.metrics.address)
         self._servicer = InferenceServicer(
             self.tier,
             version=version("escalade"),
             default_deadline_s=config.limits.default_deadline_ms / 1e3,
             clock=time.monotonic,
+            deliveries=self._deliveries,
         )
+        corrections = self._forwarding.corrections if self._forwarding else None
+        more = [TierServicer(self.status, corrections, self._inbox)]
         self._server = GrpcServer(
             self._servicer,
             config.listen.address,
             max_message_bytes=config.limits.max_message_bytes,
             reflection_on=config.listen.reflection,
+            more=more,
         )
         address = await self._server.start()
         metrics_port = self._metrics_server.server_port if self._metrics_server else None
         log.info("serving", tier=self.tier_name, address=address, metrics_port=metrics_port)
         return address
+
+    def status(self) -> Status:
+        """Return how the tier fares."""
+        tier, metrics, now = self.tier, self.tier.metrics, time.monotonic()
+        return Status(
+            tier=self.tier_name,
+            device=self.config.device,
+            version=version("escalade"),
+            up_s=now - self._started,
+            model=tier.model.name,
+            model_sha256=tier.model.sha256,
+            draining=tier.draining,
+            queue=tier.pending,
+            max_queue=self.config.limits.max_queue,
+            load=tier.pending / self.config.limits.max_queue,
+            requests=dict(metrics.requests),
+            actions=dict(metrics.actions),
+            degraded=dict(metrics.degraded),
+            links=[link_status(facts, now) for facts in self.links.facts()] if self.links else [],
+            outbox=outbox_status(self._forwarding.outbox) if self._forwarding else None,
+            inbox=inbox_status(self._inbox, self._deliveries.repeats) if self._inbox else None,
+        )
+
+    def on_correction(self, callback: Callable[[Correction], Any], after: int | None = None) -> None:
+        """Call back with each later, better answer to what was answered provisionally.
+
+        Parameters
+        ----------
+        after:
+            The `seq` of the last correction that the application has dealt with; default: those to come.
+
+        Raises
+        ------
+        ConfigError
+            The tier keeps no outbox.
+        """
+        if self._forwarding is None:
+            raise ConfigError("there are no corrections without an outbox; add `outbox: {file: ...}`", key="outbox")
+        self._forwarding.on_correction(callback, after)
+
+    async def report(self, payload: bytes, *, kind: ReportKind = "telemetry", priority: Priority = "bulk") -> str:
+        """Report something of the application's to the inbox of the tier above; return its id.
+
+        It is on the disk on return, and is sent when the link allows.
+
+        Raises
+        ------
+        ConfigError
+            The tier keeps no outbox.
+        OutboxError
+            It could not be kept.
+        """
+        if self._forwarding is None:
+            raise ConfigError("reports go through the outbox; add `outbox: {file: ...}`", key="outbox")
+        return await self._forwarding.reports.report(payload, kind=kind, priority=priority)
 
     async def infer(self, x: NDArray[Any], deadline_ms: float | None = None) -> Answer:
         """Return the answer to `x`, `[B, *row]`, within `deadline_ms` (default: `limits.default_deadline_ms`).
@@ -204,6 +305,12 @@ class Service:
             self._retuning.cancel()
             await asyncio.gather(self._retuning, return_exceptions=True)
             self._retuning = None
+        if self._forwarding:
+            await self._forwarding.close()
+            self._forwarding = None
+        if self._inbox:
+            await self._inbox.close()
+            self._inbox = None
         await self._tier.close()
         if self._recorder:
             await asyncio.to_thread(self._recorder.close)
@@ -213,6 +320,23 @@ class Service:
             self._metrics_server.server_close()
             self._metrics_server = None
         log.info("stopped", tier=self.tier_name)
+
+    def _collectors(self) -> Iterator[Collector]:
+        metrics = self.tier.metrics
+        yield metrics
+        if self._forwarding:
+            yield ForwardingMetrics(self._forwarding, metrics.labels)
+        if self._inbox:
+            yield InboxMetrics(self._inbox.stats, lambda: self._deliveries.repeats, metrics.labels)
+
+    async def _open_inbox(self, config: InboxConfig) -> None:
+        limits = InboxLimits(config.window_s, config.max_items, int(config.max_mb * 2**20))
+        self._inbox = Inbox(config.file, limits)
+        self._deliveries = Deliveries(self._inbox)
+        try:
+            await self._inbox.open()
+        except OutboxError:  # it has logged it
+            log.warning("deliveries wait until the inbox works", file=str(config.file))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -240,9 +364,10 @@ def _policy(config: TierConfig, sha256: str) -> Policy:
     return policy
 
 
-def _serve_metrics(metrics: TierMetrics, address: str) -> Any:
+def _serve_metrics(collectors: Iterable[Collector], address: str) -> Any:
     registry = CollectorRegistry()
-    registry.register(metrics)
+    for collector in collectors:
+        registry.register(collector)
     host, port = host_port(address)
     try:
         server, _ = start_http_server(port, host, registry)

@@ -3,8 +3,9 @@
 The way of a request::
 
     begin ─► _admit ─► model ─► _settle: score, decide ─► accepted ─► Row or Answer
-                                             └─ escalated ─► _escalate ─► the tier above's Answer,
-                                                                          or this one's, degraded
+                                             ├─ escalated ─► _ask ─► the tier above's Answer,
+                                             │                       or this one's, degraded ─► _keep
+                                             └─ deferred ──────────► this one's, provisional ─► _keep
 
 A fast model runs on the event loop, and a request that it answers with confidence returns without
 ever being suspended. A slow one runs on the batcher's threads. Nothing here knows which of the three
@@ -38,6 +39,7 @@ from escalade.tiers.errors import (
     UpstreamError,
 )
 from escalade.tiers.followers import Followers, Watch
+from escalade.tiers.keeper import NotKeptError
 from escalade.tiers.metrics import TierMetrics
 from escalade.tiers.upstream import Gatherer, Upstream
 
@@ -47,14 +49,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from escalade.tiers.head import Head
+    from escalade.tiers.keeper import Keeper
     from escalade.tiers.model import OnnxModel
+    from escalade.tiers.outbox import Priority
     from escalade.tiers.record import Recorder
+    from escalade.tiers.reports import Reports
 
 log = structlog.get_logger(__name__)
 
 FOREVER = float("inf")
 ACCEPT, ESCALATE, DEFER, ABSTAIN = Action.ACCEPT, Action.ESCALATE, Action.DEFER, Action.ABSTAIN
 ONLY_ROW = np.zeros(1, np.intp)
+FINAL = frozenset({"no_upstream", "rejected"})
+"""Reasons that asking again would not change."""
 _ACTION_NAMES = {action: action.name.lower() for action in Action}
 
 
@@ -90,6 +97,12 @@ class Tier:
         The random number that a policy may use.
     recorder:
         Keeps what was decided and what came of it; closed by who made it.
+    keeper:
+        Puts what stays unanswered into an outbox.
+    reports:
+        Reports every answer upward.
+    device:
+        This device's name towards the tier above.
     """
 
     def __init__(
@@ -109,9 +122,12 @@ class Tier:
         clock: Callable[[], float] = time.monotonic,
         uniform: Callable[[], float] = random.random,
         recorder: Recorder | None = None,
+        keeper: Keeper | None = None,
+        reports: Reports | None = None,
+        device: str = "",
     ) -> None:
         self.name, self.model, self.policy = name, model, policy
-        self._followers = Followers.of(policy, recorder, self.policy_failed)
+        self._followers = Followers.of(policy, recorder, self.policy_failed, reports)
         self.metrics = metrics or TierMetrics(name, model.name)
         self.metrics.queue_depth = lambda: self._pending
         self.draining = False
@@ -133,6 +149,9 @@ class Tier:
             on_batch=self.metrics.batch_rows.observe,
         )
         self._gatherer = Gatherer(upstream, max_batch=upstream_max_batch, clock=clock) if upstream else None
+        self._keeper = keeper
+        self._device = device
+        self._asks: dict[tuple[Priority, bool, int], Caller] = {}
         self._one_row, self._dtype = (1, *model.input.row_shape), model.input.dtype
 
     @property
@@ -252,11 +271,13 @@ class Tier:
                 metrics.accepted_row(elapsed_s, score)
                 row = Row(self.name, posterior, label, score, (Hop(self.name, elapsed_s * 1e3),))
                 if request.watch is not None:
-                    request.watch.finished(row, elapsed_s * 1e3)
+                    request.watch.finished(row, elapsed_s * 1e3, request.id)
                 return row
             metrics.local_s.observe(elapsed_s)
             if score > -FOREVER:
                 metrics.score.observe(score)
+            if action is DEFER and request.caller.delivery:
+                action = ESCALATE
             if action is ESCALATE and posterior is not None and self._gatherer is not None:
                 metrics.actions["escalate"] += 1
                 return self._escalate_row(request, Row(self.name, posterior, label, score, ()), self._gatherer)
@@ -264,19 +285,23 @@ class Tier:
             actions = np.array([action], np.int8)
         else:
             answer, actions = self._decide_many(request, outputs)
+            if request.caller.delivery:
+                actions = np.where(actions == DEFER, ESCALATE, actions)
         for action in Action:
             metrics.actions[_ACTION_NAMES[action]] += int(np.count_nonzero(actions == action))
         if answer.label is not None:
             answer.label[actions == ABSTAIN] = NO_LABEL
-        if (deferred := actions == DEFER).any():
-            self._degrade(answer, deferred, "no_outbox")
         up = self._going_up(actions, answer)
-        if not up.any():
-            return self._finish(request, answer)
-        if self._gatherer is None:
+        deferred = (actions == DEFER) & ~up
+        if deferred.any() and (self._keeper is None or request.caller.keeps):
+            self._degrade(answer, deferred, "deferred" if request.caller.keeps else "no_outbox")
+            deferred[:] = False
+        if self._gatherer is None and up.any():
             self._degrade(answer, up, "no_upstream")
-            return self._finish(request, answer)
-        return self._escalate(request, up, answer, self._gatherer)
+            up[:] = False
+        if up.any() or deferred.any():
+            return self._escalate(request, up, deferred, answer)
+        return self._finish(request, answer)
 
     def _going_up(self, actions: NDArray[np.int8], answer: Answer) -> NDArray[np.bool_]:
         """Return which rows go up: all or none of a raw model's, since parts of two such answers need not fit."""
@@ -359,12 +384,26 @@ class Tier:
             log.error("policy failed", tier=self.name, error=repr(error), errors_so_far=count)
         return ESCALATE
 
-    async def _escalate(self, request: _Request, up: NDArray[np.bool_], answer: Answer, gatherer: Gatherer) -> Answer:
-        """Ask the tier above about the rows `up`; keep this tier's answer, degraded, where it gives none."""
+    async def _escalate(
+        self, request: _Request, up: NDArray[np.bool_], deferred: NDArray[np.bool_], answer: Answer
+    ) -> Answer:
+        """Ask the tier above about the rows `up`, and keep what is left unanswered and what was `deferred`."""
+        path: tuple[Hop, ...] = ()
+        with self._suspended(request):
+            if self._gatherer is not None and up.any():
+                path = await self._ask(request, up, answer, self._gatherer)
+            await self._keep(request, deferred, up, answer)
+        return self._finish(request, answer, path)
+
+    async def _ask(
+        self, request: _Request, up: NDArray[np.bool_], answer: Answer, gatherer: Gatherer
+    ) -> tuple[Hop, ...]:
+        """Write the tier above's answer over the rows `up`; where it gives none they stay this one's, degraded."""
         path: tuple[Hop, ...] = ()
         try:
             with self._asking(request) as last:
-                parts = await gatherer.infer(request.x if up.all() else request.x[up], last)
+                x = request.x if up.all() else request.x[up]
+                parts = await gatherer.infer(x, last, self._as_caller(request.caller))
             path, unused = merge_rows(answer, np.flatnonzero(up), parts)
             if unused.any():
                 self._degrade(answer, unused, "bad_answer")
@@ -374,18 +413,23 @@ class Tier:
             self._degrade(answer, up, error.reason)
             if request.watch is not None:
                 request.watch.unanswered()
-        return self._finish(request, answer, path)
+        return path
 
     async def _escalate_row(self, request: _Request, own: Row, gatherer: Gatherer) -> Row | Answer:
         """The same for a request of one row, and nothing to merge when all goes well."""
+        with self._suspended(request):
+            return await self._ask_row(request, own, gatherer)
+
+    async def _ask_row(self, request: _Request, own: Row, gatherer: Gatherer) -> Row | Answer:
         path: tuple[Hop, ...] = ()
+        caller = self._as_caller(request.caller)
         try:
             with self._asking(request) as last:
                 above: Row | Answer
                 if request.shared:
-                    (above,) = await gatherer.infer(request.x, last)
+                    (above,) = await gatherer.infer(request.x, last, caller)
                 else:
-                    above = await gatherer.infer_now(request.x, last)
+                    above = await gatherer.infer_now(request.x, last, caller)
             if isinstance(above, Row) and len(above.posterior) == len(own.posterior):
                 if request.watch is not None:
                     request.watch.row_answered_above(above, self._clock())
@@ -401,24 +445,64 @@ class Tier:
             self._degrade(answer, np.array([True]), error.reason)
             if request.watch is not None:
                 request.watch.unanswered()
+        if answer.degraded[0]:
+            await self._keep(request, np.array([False]), answer.degraded, answer)
         return self._finish(request, answer, path)
 
+    def _as_caller(self, caller: Caller) -> Caller:
+        """Return as whom this tier asks the one above on behalf of a caller."""
+        if caller.delivery:
+            return caller
+        terms = (caller.priority, caller.keeps or self._keeper is not None, caller.hops)
+        if terms not in self._asks:  # one object for all requests of the same terms: a link recognises it at once
+            priority, keeps, hops = terms
+            self._asks[terms] = Caller(self._device, priority, keeps, hops=hops)
+        return self._asks[terms]
+
+    async def _keep(
+        self, request: _Request, deferred: NDArray[np.bool_], up: NDArray[np.bool_], answer: Answer
+    ) -> None:
+        """Put the rows that wait for a better answer into the outbox, unless somebody below keeps them."""
+        keeper, caller, rows = self._keeper, request.caller, deferred
+        if keeper is None or caller.keeps or caller.delivery:
+            return
+        if keeper.everything and answer.reason not in FINAL:
+            rows = deferred | (up & answer.degraded)
+        index = np.flatnonzero(rows)
+        if not len(index):
+            return
+        left_s = request.deadline - self._clock()
+        try:
+            part = answer.take(index)
+            answer.kept = await keeper.keep(request.x[index], index, part, caller, request.id, left_s)
+        except NotKeptError as error:
+            if deferred.any():
+                self._degrade(answer, deferred, error.reason)
+
     @contextmanager
-    def _asking(self, request: _Request) -> Iterator[float]:
-        """Time a request's way upward, and count it unless it is; gives the latest time for the answer."""
-        now, counted = self._clock(), request.shared
-        budget_s = upstream_budget_s(request.deadline - now, self._reserve_s, self._timeout_s)
+    def _suspended(self, request: _Request) -> Iterator[None]:
+        """Count a request that waits for something, unless it is counted already."""
+        counted = request.shared
         self._pending += not counted
         try:
-            if budget_s <= 0:
-                raise UpstreamError("deadline")
-            yield now + budget_s
+            yield
         except asyncio.CancelledError:
             self.metrics.requests["cancelled"] += not counted
             raise
         finally:
             if not counted:
                 self._leave()
+
+    @contextmanager
+    def _asking(self, request: _Request) -> Iterator[float]:
+        """Time a request's way upward; gives the latest time for the answer."""
+        now = self._clock()
+        budget_s = upstream_budget_s(request.deadline - now, self._reserve_s, self._timeout_s)
+        try:
+            if budget_s <= 0:
+                raise UpstreamError("deadline")
+            yield now + budget_s
+        finally:
             self.metrics.upstream_s.observe(self._clock() - now)
 
     def _degrade(self, answer: Answer, rows: NDArray[np.bool_], reason: str) -> None:
@@ -433,7 +517,7 @@ class Tier:
         self.metrics.total_s.observe(elapsed_s)
         self.metrics.requests["degraded" if answer.reason else "answered"] += 1
         if request.watch is not None:
-            request.watch.finished(answer, elapsed_s * 1e3)
+            request.watch.finished(answer, elapsed_s * 1e3, request.id)
         return answer
 
     def _finish_row(self, request: _Request, above: Row) -> Row:
@@ -442,7 +526,7 @@ class Tier:
         self.metrics.total_s.observe(elapsed_s)
         self.metrics.requests["answered"] += 1
         if request.watch is not None:
-            request.watch.finished(above, elapsed_s * 1e3)
+            request.watch.finished(above, elapsed_s * 1e3, request.id)
         return above._replace(path=(Hop(self.name, elapsed_s * 1e3), *above.path))
 
 

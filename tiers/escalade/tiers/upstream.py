@@ -11,7 +11,6 @@ import numpy as np
 from escalade.tiers.answer import Row
 from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.errors import UpstreamError
-from escalade.tiers.outbox.item import RANKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +37,25 @@ class Upstream(Protocol):
         ...
 
 
+class Peer(Upstream, Protocol):
+    """An upstream at one address, to which `Links` keeps one link.
+
+    Attributes
+    ----------
+    address:
+        Where it is, for logs and metrics.
+    load:
+        What it last said of its load, 0 to 1.
+    """
+
+    address: str
+    load: float
+
+    async def ready(self, timeout_s: float) -> None:
+        """Return when the peer says anything at all; UpstreamError when nothing comes in time."""
+        ...
+
+
 @dataclass(slots=True)
 class _Item:
     x: NDArray[Any]
@@ -45,12 +63,18 @@ class _Item:
     caller: Caller
     future: asyncio.Future[Answer]
 
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What is equal in all items of one call."""
+        return self.x.shape[1:], self.caller
+
 
 class Gatherer:
     """Sends rows that became uncertain in the same turn of the event loop upward in one call.
 
     A run of the model that several requests shared ends in one turn, so its uncertain rows travel
-    together, as urgent as the most urgent of them. Each request still waits no longer than its own deadline.
+    together, those asked for on the same terms. Each request still waits no longer than its own
+    deadline.
 
     Parameters
     ----------
@@ -70,11 +94,14 @@ class Gatherer:
 
     async def infer(self, x: NDArray[Any], deadline: float, caller: Caller = PLAIN) -> list[Answer]:
         """Return the answers to consecutive parts of `x`; UpstreamError when any part had none in time."""
+        if caller.delivery:  # of a name and a fate of its own, so that it shares no call
+            answer = await self.infer_now(x, deadline, caller)
+            return [answer.answer() if isinstance(answer, Row) else answer]
         parts = [self._submit(x[i : i + self._max_batch], deadline, caller) for i in range(0, len(x), self._max_batch)]
         return [await parts[0]] if len(parts) == 1 else await asyncio.gather(*parts)
 
     async def infer_now(self, x: NDArray[Any], deadline: float, caller: Caller = PLAIN) -> Row | Answer:
-        """Return the answer to a single row that has no company in this turn of the loop; raises as `infer`."""
+        """Return the answer to what needs no company, or may have none, in a call of its own; raises as `infer`."""
         try:
             return await self._timed(x, deadline, caller)
         except asyncio.CancelledError:
@@ -102,8 +129,9 @@ class Gatherer:
         waiting, self._waiting = self._waiting, []
         while waiting:
             group, rows, rest = [waiting[0]], len(waiting[0].x), []
+            kind = waiting[0].kind
             for item in waiting[1:]:
-                if rows + len(item.x) <= self._max_batch and item.x.shape[1:] == group[0].x.shape[1:]:
+                if rows + len(item.x) <= self._max_batch and item.kind == kind:
                     group.append(item)
                     rows += len(item.x)
                 else:
@@ -123,8 +151,7 @@ class Gatherer:
             if item.deadline < last
         ]
         try:
-            caller = min((item.caller for item in group), key=lambda one: RANKS[one.priority])
-            result = await self._timed(x, last, caller)
+            result = await self._timed(x, last, group[0].caller)
             answer = result.answer() if isinstance(result, Row) else result
         except UpstreamError as error:
             for item in group:

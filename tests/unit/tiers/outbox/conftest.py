@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pytest
 import pytest_asyncio
 
-from escalade.tiers.outbox import Item, Outbox, OutboxLimits
+from escalade.tiers.outbox import Inbox, InboxLimits, Item, Outbox, OutboxLimits
 
 T = TypeVar("T")
 TODAY_S = 1_800_000_000.0
@@ -35,6 +35,7 @@ class Clock:
 
 
 OpenOutbox = Callable[..., Awaitable[Outbox]]
+OpenInbox = Callable[..., Awaitable[Inbox]]
 
 
 @pytest.fixture
@@ -49,7 +50,11 @@ async def open_outbox(tmp_path: Path, clock: Clock) -> AsyncIterator[OpenOutbox]
 
         async def open_outbox(path: Path | None = None, **options: Any) -> Outbox:
             limits = OutboxLimits(
-                **{name: options.pop(name) for name in ("max_bytes", "max_items", "max_age_s") if name in options}
+                **{
+                    name: options.pop(name)
+                    for name in ("max_bytes", "max_items", "max_age_s", "max_corrections")
+                    if name in options
+                }
             )
             outbox = Outbox(path or tmp_path / "outbox.db", limits, clock=clock, wall=clock.wall, **options)
             stack.push_async_callback(outbox.close)
@@ -57,6 +62,20 @@ async def open_outbox(tmp_path: Path, clock: Clock) -> AsyncIterator[OpenOutbox]
             return outbox
 
         yield open_outbox
+
+
+@pytest_asyncio.fixture
+async def open_inbox(tmp_path: Path, clock: Clock) -> AsyncIterator[OpenInbox]:
+    """Open the inbox at `inbox.db` in the test's folder, with limits given by name."""
+    async with AsyncExitStack() as stack:
+
+        async def open_inbox(**limits: Any) -> Inbox:
+            inbox = Inbox(tmp_path / "inbox.db", InboxLimits(**limits), clock=clock, wall=clock.wall)
+            stack.push_async_callback(inbox.close)
+            await inbox.open()
+            return inbox
+
+        yield open_inbox
 
 
 def item(name: str | int, device: str = "cam", **fields: Any) -> Item:

@@ -108,7 +108,7 @@ async def test_a_file_damaged_while_it_is_open_is_replaced(open_outbox: OpenOutb
         file.seek(4096 * 15)
         file.write(b"\xff" * 4096 * 3)
     assert outbox._writer._database is not None
-    outbox._writer._database._connection.execute("PRAGMA shrink_memory")  # what is cached need not be read
+    outbox._writer._database.connection.execute("PRAGMA shrink_memory")  # what is cached need not be read
     await outbox.done([first.seq])
     seen = []
     for _ in range(COUNT):

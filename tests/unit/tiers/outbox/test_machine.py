@@ -13,12 +13,22 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from escalade.tiers.outbox import PRIORITIES, Evicted, Item, Outbox, OutboxFullError, OutboxLimits, Priority
+from escalade.tiers.outbox import (
+    PRIORITIES,
+    Correction,
+    Delivered,
+    Evicted,
+    Item,
+    Outbox,
+    OutboxFullError,
+    OutboxLimits,
+    Priority,
+)
 
 from .conftest import Clock
 
 IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108  # this test is about logic, not fsync
-LIMITS = OutboxLimits(max_bytes=1800, max_items=8, max_age_s=100.0)
+LIMITS = OutboxLimits(max_bytes=1800, max_items=8, max_age_s=100.0, max_corrections=4)
 
 
 @dataclass(eq=False)
@@ -44,12 +54,23 @@ class Outboxes(RuleBasedStateMachine):
         self.kept: list[Kept] = []
         self.evicted: list[Evicted] = []
         self.evictions = 0
+        self.corrections: list[tuple[int, str, bytes, float]] = []
+        """Number, id, answer and time."""
+        self.last_correction = self.corrections_dropped = 0
+        self.told: list[Correction] = []
         self.names = count()
         self.path = self.folder / "0" / "outbox.db"
         self.outbox = self.opened()
 
     def opened(self) -> Outbox:
-        outbox = Outbox(self.path, LIMITS, on_evicted=self.evicted.extend, clock=self.clock, wall=self.clock.wall)
+        outbox = Outbox(
+            self.path,
+            LIMITS,
+            on_evicted=self.evicted.extend,
+            on_recorded=self.told.extend,
+            clock=self.clock,
+            wall=self.clock.wall,
+        )
         self.loop.run_until_complete(outbox.open())
         return outbox
 
@@ -59,7 +80,13 @@ class Outboxes(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
     def expire(self) -> list[Kept]:
+        old = [c for c in self.corrections if self.clock.now - c[3] > LIMITS.max_age_s]
+        self.drop_corrections(max(len(old), len(self.corrections) - LIMITS.max_corrections))
         return self.give_up([k for k in self.kept if not k.leased and self.clock.now - k.put_at > LIMITS.max_age_s])
+
+    def drop_corrections(self, count: int) -> None:
+        self.corrections = self.corrections[count:]
+        self.corrections_dropped += count
 
     def give_up(self, victims: list[Kept]) -> list[Kept]:
         self.kept = [k for k in self.kept if k not in victims]
@@ -137,6 +164,42 @@ class Outboxes(RuleBasedStateMachine):
             self.expire()  # whoever writes sees to what is too old
         self.evicted.clear()
 
+    @rule(data=st.data(), wanted=st.booleans(), twice=st.booleans())
+    def delivered(self, data: st.DataObject, wanted: bool, twice: bool) -> None:
+        leased = [k for k in self.kept if k.leased]
+        some = data.draw(st.lists(st.sampled_from(leased), unique=True)) if leased else []
+        settled = [Delivered(k.seq, f"new {k.item.id}".encode() if wanted else b"") for k in some]
+        self.told.clear()
+        corrections = self.loop.run_until_complete(self.outbox.delivered(settled + settled[:twice]))
+        assert self.told == corrections
+        assert [c.seq for c in corrections] == [self.last_correction + n for n in range(1, wanted * len(some) + 1)]
+        for c, k in zip(corrections, some if wanted else [], strict=True):
+            assert c[1:5] == (k.item.device, k.item.id, k.item.provisional, f"new {k.item.id}".encode())
+            assert c.created_s == self.clock.wall_s
+            assert abs(c.delay_s - (self.clock.now - k.put_at)) < 1e-3
+            self.corrections.append((c.seq, c.id, c.answer, self.clock.now))
+            self.last_correction = c.seq
+        self.kept = [k for k in self.kept if k not in some]
+        self.expire()
+        self.evicted.clear()
+
+    @rule(data=st.data())
+    def reject(self, data: st.DataObject) -> None:
+        leased = [k for k in self.kept if k.leased]
+        some = data.draw(st.lists(st.sampled_from(leased), unique=True)) if leased else []
+        self.loop.run_until_complete(self.outbox.give_up([k.seq for k in some], "rejected"))
+        self.give_up(some)
+        assert {e.id for e in self.evicted if e.reason == "rejected"} == {k.item.id for k in some}
+        self.expire()
+        self.evicted.clear()
+
+    @rule(behind=st.integers(0, 8), limit=st.integers(1, 4))
+    def read_corrections(self, behind: int, limit: int) -> None:
+        after = self.last_correction - behind
+        found = self.loop.run_until_complete(self.outbox.corrections(after, limit))
+        expected = [c[:3] for c in self.corrections if c[0] > after][:limit]
+        assert [(c.seq, c.id, c.answer) for c in found] == expected
+
     @rule(seconds=st.floats(0, 60))
     def time_passes(self, seconds: float) -> None:
         self.clock.pass_s(seconds)
@@ -174,6 +237,9 @@ class Outboxes(RuleBasedStateMachine):
         assert stats.bytes == sum(k.item.size for k in self.kept)
         assert stats.in_flight == sum(k.leased for k in self.kept)
         assert sum(stats.evictions.values()) == self.evictions
+        assert stats.corrections == len(self.corrections)
+        assert stats.last_correction == self.last_correction
+        assert stats.corrections_dropped == self.corrections_dropped
         assert not stats.trouble
         assert stats.quarantined == 0
 

@@ -34,9 +34,7 @@ async def test_concurrent_puts_share_a_transaction(open_outbox: OpenOutbox) -> N
     outbox = await open_outbox()
     commits: list[str] = []
     assert outbox._writer._database is not None
-    outbox._writer._database._connection.set_trace_callback(
-        lambda sql: commits.append(sql) if sql == "COMMIT" else None
-    )
+    outbox._writer._database.connection.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
     await asyncio.gather(*(outbox.put(item(n)) for n in range(100)))
     assert 1 <= len(commits) <= 5
 

@@ -22,20 +22,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from escalade.tiers.outbox.correction import CorrectionRow
     from escalade.tiers.outbox.item import Row
 
 Synchronous = Literal["FULL", "NORMAL", "OFF"]
 
-APPLICATION_ID = 0x45534F42  # "ESOB"
-VERSION = 1
+VERSION = 2
 COLUMNS = "seq, rank, kind, created_s, checksum, device, id, provisional, payload"
+CORRECTION_COLUMNS = "seq, created_s, delay_s, checksum, device, id, provisional, answer"
 KEPT_QUARANTINED = 100
 """Rows; older ones are dropped."""
 MAX_WAL_BYTES = 8 * 1024 * 1024
 ROWS_AT_ONCE = (64, 8, 1)
 """In one statement: `sqlite3` gives the GIL away at each, and must wait to get it back from a busy loop."""
+_RANKS, _KINDS, _TYPES = range(3), range(3), (bytes, bytes, int)
 _MARKS = "(?,?,?,?,?,?,?,?,?,?,?)"
-_SCHEMA = """
+_SCHEMAS = {
+    1: """
 CREATE TABLE items (
     seq INTEGER PRIMARY KEY, run INTEGER NOT NULL, since_s REAL NOT NULL, rank INTEGER NOT NULL,
     kind INTEGER NOT NULL, created_s REAL NOT NULL, checksum INTEGER NOT NULL,
@@ -47,7 +50,28 @@ CREATE TABLE quarantined (
     seq INTEGER PRIMARY KEY, wall_s REAL, rank, kind, created_s, checksum, device, id, provisional, payload
 );
 CREATE TABLE counters (name TEXT PRIMARY KEY, count INTEGER NOT NULL);
-"""
+""",
+    2: """
+CREATE TABLE IF NOT EXISTS corrections (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, run INTEGER NOT NULL, since_s REAL NOT NULL, created_s REAL NOT NULL,
+    delay_s REAL NOT NULL, checksum INTEGER NOT NULL,
+    device BLOB NOT NULL, id BLOB NOT NULL, provisional BLOB NOT NULL, answer BLOB NOT NULL
+);
+""",
+}
+"""What each version of the format added."""
+
+
+class Kind(NamedTuple):
+    """Whose file it is."""
+
+    name: str
+    application_id: int
+
+
+OUTBOX, INBOX = Kind("outbox", 0x45534F42), Kind("inbox", 0x45534942)
+"""The tables are the same, so that one code reads, rescues and ages both."""
+_APPLICATION_IDS = (OUTBOX.application_id, INBOX.application_id)
 
 
 class Known(NamedTuple):
@@ -55,7 +79,9 @@ class Known(NamedTuple):
 
     seq: int
     rank: int
+    kind: int
     device: bytes
+    id: bytes
     own_bytes: int
     age_s: float
     attempts: int
@@ -68,6 +94,8 @@ class Database:
     ----------
     synchronous:
         Anything but FULL loses acknowledged items in a power cut: for tests that must see that.
+    upgrade:
+        Whether a file of an earlier format becomes one of this format.
 
     Raises
     ------
@@ -79,15 +107,24 @@ class Database:
         The disk refuses.
     """
 
-    def __init__(self, path: Path, *, now: float, wall_s: float, synchronous: Synchronous = "FULL") -> None:
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        kind: Kind,
+        *,
+        now: float,
+        wall_s: float,
+        synchronous: Synchronous = "FULL",
+        upgrade: bool = True,
+    ) -> None:
+        self.path, self._kind = path, kind
         self._ages, self._wall_s = Ages(now, wall_s), wall_s
         self._run, self._run_written = 0, False
         self._stale_runs: list[tuple[int]] = []
-        self._connection = sqlite3.connect(path, isolation_level=None, timeout=0.2, check_same_thread=False)
+        self.connection = sqlite3.connect(path, isolation_level=None, timeout=0.2, check_same_thread=False)
         try:
             with corruption_noticed():
-                self._set_up(synchronous)
+                self._set_up(synchronous, upgrade)
         except BaseException:
             self.close()
             raise
@@ -95,7 +132,7 @@ class Database:
     def close(self) -> None:
         """Close; what the WAL holds goes into the file if that is possible, and else stays in the WAL."""
         with suppress(sqlite3.Error):
-            self._connection.close()
+            self.connection.close()
 
     def known(self) -> tuple[list[Known], list[int]]:
         """Return every item, oldest first, and the numbers of rows that make no sense.
@@ -103,32 +140,43 @@ class Database:
         An item is at least as old as those that came after it, whatever the clocks said.
         """
         with corruption_noticed():
-            runs = dict(self._connection.execute("SELECT run, opened_wall_s FROM runs"))
-            attempts = dict(self._connection.execute("SELECT seq, count FROM attempts"))
-            stored = self._connection.execute(
-                "SELECT seq, run, since_s, rank, device,"
+            runs = dict(self.connection.execute("SELECT run, opened_wall_s FROM runs"))
+            attempts = dict(self.connection.execute("SELECT seq, count FROM attempts"))
+            stored = self.connection.execute(
+                "SELECT seq, run, since_s, rank, kind, device, id,"
                 " length(device) + length(id) + length(provisional) + length(payload) FROM items ORDER BY seq DESC"
             ).fetchall()
+            used = {run for (run,) in self.connection.execute("SELECT DISTINCT run FROM corrections")}
         self._run = max(runs, default=0) + 1
-        oldest_s, items, bad, used = 0.0, list[Known](), list[int](), set[int]()
-        for seq, run, since_s, rank, device, own_bytes in stored:
-            if rank not in (0, 1, 2) or type(device) is not bytes or type(own_bytes) is not int:
+        oldest_s, items, bad = 0.0, list[Known](), list[int]()
+        for seq, run, since_s, rank, kind, device, name, own_bytes in stored:
+            if rank not in _RANKS or kind not in _KINDS or (type(device), type(name), type(own_bytes)) != _TYPES:
                 bad.append(seq)
                 continue
             used.add(run)
-            if isinstance(since_s, float) and run in runs:
-                oldest_s = max(oldest_s, age_s(runs[run], since_s, self._wall_s))
-            items.append(Known(seq, rank, device, own_bytes, oldest_s, attempts.get(seq, 0)))
+            oldest_s = max(oldest_s, self._age_s(runs, run, since_s))
+            items.append(Known(seq, rank, kind, device, name, own_bytes, oldest_s, attempts.get(seq, 0)))
         self._stale_runs = [(run,) for run in runs if run not in used]
         return items[::-1], bad
 
-    def last_seq(self) -> int:
-        """Return the greatest number ever stored that is still there."""
+    def known_corrections(self) -> tuple[list[tuple[int, float]], int]:
+        """Return number and age in seconds of every correction, oldest first, and the greatest number ever given."""
         with corruption_noticed():
-            query = (
-                "SELECT max(coalesce((SELECT max(seq) FROM items), 0), coalesce((SELECT max(seq) FROM quarantined), 0))"
-            )
-            return int(self._connection.execute(query).fetchone()[0])
+            runs = dict(self.connection.execute("SELECT run, opened_wall_s FROM runs"))
+            stored = self.connection.execute("SELECT seq, run, since_s FROM corrections ORDER BY seq DESC").fetchall()
+            given = self.connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'corrections'").fetchone()
+        oldest_s, kept = 0.0, list[tuple[int, float]]()
+        for seq, run, since_s in stored:
+            oldest_s = max(oldest_s, self._age_s(runs, run, since_s))
+            kept.append((seq, oldest_s))
+        return kept[::-1], int(given[0]) if given else 0
+
+    def last_seq(self) -> int:
+        """Return the greatest number of an item that is still there, or was noted."""
+        queries = ("max(seq) FROM items", "max(seq) FROM quarantined", "count FROM counters WHERE name = 'last_seq'")
+        with corruption_noticed():
+            found = (self.connection.execute(f"SELECT {query}").fetchone() for query in queries)
+            return max(int(row[0]) if row and row[0] else 0 for row in found)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -136,45 +184,78 @@ class Database:
         run_written = self._run_written
         with corruption_noticed():
             try:
-                self._connection.execute("BEGIN IMMEDIATE")
+                self.connection.execute("BEGIN IMMEDIATE")
                 yield
-                self._connection.execute("COMMIT")
+                self.connection.execute("COMMIT")
             except BaseException:
                 self._run_written = run_written
                 with suppress(sqlite3.Error):
-                    if self._connection.in_transaction:
-                        self._connection.execute("ROLLBACK")
+                    if self.connection.in_transaction:
+                        self.connection.execute("ROLLBACK")
                 raise
 
     def insert(self, rows: list[Row], now: float, wall_s: float) -> None:
         """Store items, inside a transaction."""
         if not rows:
             return
-        if self._ages.jumped(now, wall_s) or not self._run_written:
-            self._connection.execute("INSERT OR REPLACE INTO runs VALUES (?, ?)", (self._run, self._ages.opened_wall_s))
-            self._connection.executemany("DELETE FROM runs WHERE run = ?", self._stale_runs)
-            self._run_written = True
-        ours, start = (self._run, self._ages.stamp(now)), 0
+        ours, start = self._stamp(now, wall_s), 0
         for size in ROWS_AT_ONCE:
             statement = f"INSERT INTO items ({COLUMNS}, run, since_s) VALUES {', '.join([_MARKS] * size)}"
             while start + size <= len(rows):
                 values = chain.from_iterable((*row, *ours) for row in rows[start : start + size])
-                self._connection.execute(statement, tuple(values))
+                self.connection.execute(statement, tuple(values))
                 start += size
+
+    def insert_corrections(self, rows: list[CorrectionRow], now: float, wall_s: float) -> None:
+        """Store corrections, inside a transaction."""
+        if rows:
+            ours = self._stamp(now, wall_s)
+            self.connection.executemany(
+                f"INSERT INTO corrections ({CORRECTION_COLUMNS}, run, since_s) VALUES (?,?,?,?,?,?,?,?,?,?)",
+                [(*row, *ours) for row in rows],
+            )
+
+    def drop_corrections(self, before: int) -> None:
+        """Drop those with a number less than `before`, inside a transaction."""
+        self.connection.execute("DELETE FROM corrections WHERE seq < ?", (before,))
+
+    def skip_numbers(self, seq: int) -> None:
+        """Give nothing a number up to `seq`, inside a transaction."""
+        self.note_last_seq(seq)
+        self.connection.execute("DELETE FROM sqlite_sequence WHERE name = 'corrections' AND seq < ?", (seq,))
+        self.connection.execute(
+            "INSERT INTO sqlite_sequence SELECT 'corrections', ?"
+            " WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'corrections')",
+            (seq,),
+        )
+
+    def note_last_seq(self, seq: int) -> None:
+        """Give no item a number up to `seq`, even when none is left, inside a transaction."""
+        self.connection.execute(
+            "INSERT INTO counters VALUES ('last_seq', ?)"
+            " ON CONFLICT (name) DO UPDATE SET count = max(count, excluded.count)",
+            (seq,),
+        )
+
+    def corrections(self, after: int, limit: int) -> list[CorrectionRow]:
+        """Return the first corrections with greater numbers than `after`."""
+        with corruption_noticed():
+            query = f"SELECT {CORRECTION_COLUMNS} FROM corrections WHERE seq > ? ORDER BY seq LIMIT ?"
+            return self.connection.execute(query, (after, limit)).fetchall()
 
     def delete(self, seqs: Iterable[int]) -> None:
         """Drop items, inside a transaction."""
         wanted = (json.dumps(list(seqs)),)
-        self._connection.execute("DELETE FROM items WHERE seq IN (SELECT value FROM json_each(?))", wanted)
-        self._connection.execute("DELETE FROM attempts WHERE seq IN (SELECT value FROM json_each(?))", wanted)
+        self.connection.execute("DELETE FROM items WHERE seq IN (SELECT value FROM json_each(?))", wanted)
+        self.connection.execute("DELETE FROM attempts WHERE seq IN (SELECT value FROM json_each(?))", wanted)
 
     def set_attempts(self, counts: dict[int, int]) -> None:
         """Store how often items have failed, inside a transaction."""
-        self._connection.executemany("INSERT OR REPLACE INTO attempts VALUES (?, ?)", list(counts.items()))
+        self.connection.executemany("INSERT OR REPLACE INTO attempts VALUES (?, ?)", list(counts.items()))
 
     def count(self, counts: Counter[str]) -> None:
         """Add to the counters that outlive a restart, inside a transaction."""
-        self._connection.executemany(
+        self.connection.executemany(
             "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET count = count + excluded.count",
             list(counts.items()),
         )
@@ -182,117 +263,125 @@ class Database:
     def counters(self) -> Counter[str]:
         """Return the counters."""
         with corruption_noticed():
-            return Counter(dict(self._connection.execute("SELECT name, count FROM counters")))
+            return Counter(dict(self.connection.execute("SELECT name, count FROM counters")))
 
     def names(self, seqs: Iterable[int]) -> Iterator[tuple[str, str]]:
         """Yield the device and id of items."""
         for seq in seqs:
             with corruption_noticed():
-                row = self._connection.execute("SELECT device, id FROM items WHERE seq = ?", (seq,)).fetchone()
+                row = self.connection.execute("SELECT device, id FROM items WHERE seq = ?", (seq,)).fetchone()
             yield (_text(row[0]), _text(row[1])) if row else ("", "")
 
     def rows(self, seqs: list[int]) -> dict[int, Row]:
         """Return stored items by number; those that are not there are missing."""
         with corruption_noticed():
             if seqs and max(seqs) - min(seqs) < 2 * len(seqs):  # one walk instead of a search each
-                found = self._connection.execute(
+                found = self.connection.execute(
                     f"SELECT {COLUMNS} FROM items WHERE seq BETWEEN ? AND ?",
                     (min(seqs), max(seqs)),
                 )
                 return {row[0]: row for row in found}
             query = f"SELECT {COLUMNS} FROM items WHERE seq = ?"
-            one_by_one = (self._connection.execute(query, (seq,)).fetchone() for seq in seqs)
+            one_by_one = (self.connection.execute(query, (seq,)).fetchone() for seq in seqs)
             return {row[0]: row for row in one_by_one if row}
+
+    def stored(self, after: int, limit: int) -> list[Row]:
+        """Return the first items with greater numbers than `after` that are no escalations."""
+        with corruption_noticed():
+            query = f"SELECT {COLUMNS} FROM items WHERE seq > ? AND kind != 0 ORDER BY seq LIMIT ?"
+            return self.connection.execute(query, (after, limit)).fetchall()
 
     def quarantine(self, seqs: list[int]) -> None:
         """Set rows aside as they are, and count them."""
         columns = COLUMNS.removeprefix("seq, ")
         with self.transaction():
             for seq in seqs:
-                self._connection.execute(
+                self.connection.execute(
                     f"INSERT OR REPLACE INTO quarantined (seq, wall_s, {columns})"
                     f" SELECT seq, ?, {columns} FROM items WHERE seq = ?",
                     (self._wall_s, seq),
                 )
             self.delete(seqs)
-            self._connection.execute(
-                "DELETE FROM quarantined WHERE seq NOT IN (SELECT seq FROM quarantined ORDER BY seq DESC LIMIT ?)",
-                (KEPT_QUARANTINED,),
-            )
+            self._trim_quarantine()
+            self.count(Counter({"quarantined": len(seqs)}))
+
+    def quarantine_corrections(self, seqs: list[int]) -> None:
+        """Set corrections aside as they are, with their numbers negative, and count them."""
+        with self.transaction():
+            for seq in seqs:
+                self.connection.execute(
+                    "INSERT OR REPLACE INTO quarantined (seq, wall_s, created_s, checksum, device, id, provisional,"
+                    " payload) SELECT -seq, ?, created_s, checksum, device, id, provisional, answer FROM corrections"
+                    " WHERE seq = ?",
+                    (self._wall_s, seq),
+                )
+                self.connection.execute("DELETE FROM corrections WHERE seq = ?", (seq,))
+            self._trim_quarantine()
             self.count(Counter({"quarantined": len(seqs)}))
 
     def quarantined(self) -> list[tuple[Any, ...]]:
         """Return the rows set aside, as they are."""
         with corruption_noticed():
-            return self._connection.execute(f"SELECT {COLUMNS} FROM quarantined ORDER BY seq").fetchall()
+            return self.connection.execute(f"SELECT {COLUMNS} FROM quarantined ORDER BY seq").fetchall()
 
     def drop_quarantined(self) -> int:
         """Delete the rows set aside; return how many there were."""
         with self.transaction():
-            return self._connection.execute("DELETE FROM quarantined").rowcount
-
-    def readable(self) -> Iterator[tuple[Any, ...]]:
-        """Yield all columns of the items that a damaged file still gives, from both ends towards the damage."""
-        last = -(2**63)
-        try:
-            for row in self._connection.execute("SELECT * FROM items ORDER BY seq"):
-                last = row[0]
-                yield row
-        except sqlite3.Error:
-            with suppress(sqlite3.Error):
-                yield from self._connection.execute("SELECT * FROM items WHERE seq > ? ORDER BY seq DESC", (last,))
-
-    def adopt(self, other: Database) -> tuple[int, int]:
-        """Take over what a damaged outbox still gives; return how many rows were sound and how many were not."""
-        from escalade.tiers.outbox.item import from_row
-
-        sound = unsound = 0
-        with self.transaction():
-            for table in ("runs", "attempts", "counters", "quarantined"):
-                with suppress(sqlite3.Error):
-                    for row in other._connection.execute(f"SELECT * FROM {table}"):
-                        marks = ",".join("?" * len(row))
-                        self._connection.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", row)
-            for row in other.readable():
-                try:
-                    from_row((row[0], *row[3:]))
-                except ValueError:
-                    unsound += 1
-                    continue
-                marks = ",".join("?" * len(row))
-                sound += self._connection.execute(f"INSERT OR IGNORE INTO items VALUES ({marks})", row).rowcount
-        return sound, unsound
+            return self.connection.execute("DELETE FROM quarantined").rowcount
 
     def checkpoint(self) -> None:
         """Bring everything into the main file and empty the WAL."""
         with corruption_noticed():
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
-    def _set_up(self, synchronous: Synchronous) -> None:
-        connection = self._connection
+    def _set_up(self, synchronous: Synchronous, upgrade: bool) -> None:
+        connection = self.connection
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         application, version, tables = (
             connection.execute(query).fetchone()[0]
             for query in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
         )
-        if tables and application != APPLICATION_ID:
-            if connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'quarantined'").fetchone()[0]:
+        name = f"{self._kind.name} {self.path}"
+        if tables and application != self._kind.application_id:
+            ours = "SELECT count(*) FROM sqlite_master WHERE name = 'quarantined'"
+            if application not in _APPLICATION_IDS and connection.execute(ours).fetchone()[0]:
                 raise CorruptError("the file's header is damaged")
             raise OutboxError(
-                f"outbox {self.path}: this is some other program's database; give the outbox a path of its own"
+                f"{name}: this is some other program's database; give the {self._kind.name} a path of its own"
             )
+        if tables and version < 1:
+            raise CorruptError("the file's header is damaged")
         if version > VERSION:
-            raise OutboxError(f"outbox {self.path}: written by a newer escalade (format {version}); update this one")
+            raise OutboxError(f"{name}: written by a newer escalade (format {version}); update this one")
         connection.execute("PRAGMA journal_mode = WAL").fetchall()
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute(f"PRAGMA journal_size_limit = {MAX_WAL_BYTES}")
-        if not tables:
+        if version < VERSION and (upgrade or not tables):
             with self.transaction():
-                for statement in _SCHEMA.split(";")[:-1]:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                for schema in (_SCHEMAS[number] for number in range(version + 1, VERSION + 1)):
+                    for statement in schema.split(";")[:-1]:
+                        connection.execute(statement)
+                connection.execute(f"PRAGMA application_id = {self._kind.application_id}")
                 connection.execute(f"PRAGMA user_version = {VERSION}")
             sync_folder(self.path.parent)
+
+    def _stamp(self, now: float, wall_s: float) -> tuple[int, float]:
+        """Return this run's number and the time in it, with the run written down; inside a transaction."""
+        if self._ages.jumped(now, wall_s) or not self._run_written:
+            self.connection.execute("INSERT OR REPLACE INTO runs VALUES (?, ?)", (self._run, self._ages.opened_wall_s))
+            self.connection.executemany("DELETE FROM runs WHERE run = ?", self._stale_runs)
+            self._run_written = True
+        return self._run, self._ages.stamp(now)
+
+    def _age_s(self, runs: dict[int, float], run: int, since_s: object) -> float:
+        return age_s(runs[run], since_s, self._wall_s) if isinstance(since_s, float) and run in runs else 0.0
+
+    def _trim_quarantine(self) -> None:
+        self.connection.execute(
+            "DELETE FROM quarantined WHERE seq NOT IN"
+            " (SELECT seq FROM quarantined ORDER BY wall_s DESC, seq DESC LIMIT ?)",
+            (KEPT_QUARANTINED,),
+        )
 
 
 @contextmanager

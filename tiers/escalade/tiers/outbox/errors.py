@@ -45,22 +45,22 @@ def is_corrupt(error: sqlite3.Error) -> bool:
     return _code(error) in _CORRUPT
 
 
-def explained(error: sqlite3.Error | OSError, path: object) -> OutboxError:
-    """Return one line on what the disk refused."""
+def explained(error: sqlite3.Error | OSError, name: str) -> OutboxError:
+    """Return one line on what the disk refused to what is called `name`."""
     if isinstance(error, OSError):
         if error.errno == errno.ENOSPC:
-            return OutboxError(f"outbox {path}: the disk is full; free some space or lower its max_bytes")
-        return OutboxError(f"outbox {path}: {error.strerror or error}; check the folder and its rights")
+            return OutboxError(f"{name}: the disk is full; free some space or lower its max_bytes")
+        return OutboxError(f"{name}: {error.strerror or error}; check the folder and its rights")
     code = _code(error)
     if code == sqlite3.SQLITE_FULL:
-        return OutboxError(f"outbox {path}: the disk is full; free some space or lower its max_bytes")
+        return OutboxError(f"{name}: the disk is full; free some space or lower its max_bytes")
     if code in _READ_ONLY:
-        return OutboxError(f"outbox {path}: cannot be written ({error}); check the folder, its rights and its mount")
+        return OutboxError(f"{name}: cannot be written ({error}); check the folder, its rights and its mount")
     if code == sqlite3.SQLITE_IOERR:
-        return OutboxError(f"outbox {path}: the disk fails ({error}); see the kernel's log")
+        return OutboxError(f"{name}: the disk fails ({error}); see the kernel's log")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return OutboxBusyError(f"outbox {path}: another program, for example sqlite3, has it open; close it there")
-    return OutboxError(f"outbox {path}: {error}")
+        return OutboxBusyError(f"{name}: another program, for example sqlite3, has it open; close it there")
+    return OutboxError(f"{name}: {error}")
 
 
 def _code(error: sqlite3.Error) -> int:

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, get_args
 from zlib import crc32
 
 Kind = Literal["escalation", "result", "telemetry"]
+ReportKind = Literal["result", "telemetry"]
 Priority = Literal["critical", "normal", "bulk"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -15,10 +15,18 @@ class FileLock:
     """Held from `acquire` to `release`, or to the process's end, however it ends.
 
     The file stays: it is the lock on it that counts, and the pid in it is for people.
+
+    Parameters
+    ----------
+    path:
+        What is locked; the lock file is `PATH.lock`.
+    what:
+        What it is called.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, what: str) -> None:
+        self._path, self._name = path.with_name(f"{path.name}.lock"), f"{what} {path}"
+        self._what = what
         self._file: int | None = None
         self.used_before = False
         """Whether an outbox was opened here before."""
@@ -40,7 +48,7 @@ class FileLock:
         try:
             file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise explained(error, self._path) from error
+            raise explained(error, self._name) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -48,10 +56,10 @@ class FileLock:
             os.close(file)
             if isinstance(error, BlockingIOError):
                 raise OutboxBusyError(
-                    f"outbox {self._path.parent / self._path.stem}: process {pid or 'unknown'} has it open; "
-                    "stop that process, or give this tier an outbox of its own"
+                    f"{self._name}: process {pid or 'unknown'} has it open; "
+                    f"stop that process, or give this tier an {self._what} of its own"
                 ) from None
-            raise explained(error, self._path) from error
+            raise explained(error, self._name) from error
         try:
             self.used_before = os.fstat(file).st_size > 0
             os.ftruncate(file, 0)
@@ -59,7 +67,7 @@ class FileLock:
         except OSError as error:  # a full disk: the lock holds all the same
             if not self.used_before:
                 os.close(file)
-                raise explained(error, self._path) from error
+                raise explained(error, self._name) from error
         self._file = file
 
     def release(self) -> None:

@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from escalade.tiers.outbox.database import Database
+from escalade.tiers.outbox.database import OUTBOX, Database
 from escalade.tiers.outbox.errors import CorruptError, OutboxError, explained
 from escalade.tiers.outbox.item import Item, Leased, from_row
 from escalade.tiers.outbox.lock import FileLock
@@ -72,11 +72,11 @@ def offline(path: Path) -> Iterator[Offline]:
     """
     if not path.exists() and not path.with_name(f"{path.name}.new").exists():
         raise OutboxError(f"outbox {path}: no such file")
-    lock = FileLock(path.with_name(f"{path.name}.lock"))
+    lock = FileLock(path, OUTBOX.name)
     lock.acquire()
     try:
         finish(path)
-        database = Database(path, now=time.monotonic(), wall_s=time.time())
+        database = Database(path, OUTBOX, now=time.monotonic(), wall_s=time.time())
         try:
             yield Offline(path, database)
         finally:
@@ -86,7 +86,7 @@ def offline(path: Path) -> Iterator[Offline]:
             f"outbox {path}: damaged ({error}); the tier moves it aside when it starts, and keeps what it can read"
         ) from error
     except (sqlite3.Error, OSError) as error:
-        raise explained(error, path) from error
+        raise explained(error, f"outbox {path}") from error
     finally:
         lock.release()
 

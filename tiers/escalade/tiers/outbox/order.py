@@ -35,9 +35,11 @@ class OutboxLimits:
     max_items: int = 100_000
     """Each costs about 500 bytes of memory."""
     max_age_s: float = 7 * 24 * 3600.0
+    max_corrections: int = 10_000
+    """Kept for subscribers, beside the items; at most `max_age_s` old, too."""
 
     def __post_init__(self) -> None:
-        if self.max_bytes < 1 or self.max_items < 1 or not self.max_age_s > 0:
+        if min(self.max_bytes, self.max_items, self.max_corrections) < 1 or not self.max_age_s > 0:
             raise ValueError(f"every limit of an outbox must be positive: {self}")
 
 

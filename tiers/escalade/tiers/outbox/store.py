@@ -7,32 +7,27 @@ power cut.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from queue import SimpleQueue
-from threading import Thread
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from escalade.tiers.outbox.errors import OutboxError
 from escalade.tiers.outbox.order import OutboxLimits
-from escalade.tiers.outbox.writer import Writer
+from escalade.tiers.outbox.worker import MAX_GROUP, GroupThread
+from escalade.tiers.outbox.writer import Batch, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from escalade.tiers.outbox.correction import Correction, Delivered
     from escalade.tiers.outbox.database import Synchronous
     from escalade.tiers.outbox.item import Item, Leased
-    from escalade.tiers.outbox.stats import Evicted, OutboxStats
-
-MAX_GROUP = 256
-"""Most items in one transaction."""
+    from escalade.tiers.outbox.stats import Evicted, EvictionReason, OutboxStats
+    from escalade.tiers.outbox.worker import Answers, Request
 
 
-class _Request(NamedTuple):
-    what: Literal["open", "put", "take", "done", "failed", "close"]
-    argument: Any
-    answer: asyncio.Future[Any]
+_WRITTEN = ("put", "delivered")
 
 
 class Outbox:
@@ -44,9 +39,13 @@ class Outbox:
     once (after a crash, what was in flight comes again), nor that an item whose `put` was cancelled or
     failed is *not* kept.
 
+    A delivered item's correction is stored in the transaction that drops the item, and read by
+    `corrections` from any number on, until it is older than `max_age_s` or one of more than
+    `max_corrections` (dropped ones are counted).
+
     All methods belong to one event loop. Nothing that the disk does raises anything but `OutboxError`,
-    and that only from `open` and `put`: an outbox in trouble is tried again, at the latest by the `put`
-    that comes a second later.
+    and that only from `open`, `put`, `delivered` and `corrections`: an outbox in trouble is tried again,
+    at the latest by the `put` that comes a second later.
 
     Parameters
     ----------
@@ -56,6 +55,9 @@ class Outbox:
         See `OutboxLimits`.
     on_evicted:
         Called on the event loop with items that were kept and then given up.
+    on_recorded:
+        Called on the event loop with corrections once they are on the disk, in order, each once: also
+        with those that `delivered` had to leave for later.
     clock, wall:
         Monotonic seconds, and the time of day, which only matters between two runs (see `ages.py`).
     max_group:
@@ -70,6 +72,7 @@ class Outbox:
         limits: OutboxLimits = OutboxLimits(),  # noqa: B008  # frozen
         *,
         on_evicted: Callable[[list[Evicted]], None] | None = None,
+        on_recorded: Callable[[list[Correction]], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         max_group: int = MAX_GROUP,
@@ -78,12 +81,9 @@ class Outbox:
     ) -> None:
         self.path = path
         self._writer = Writer(path, limits, clock=clock, wall=wall, synchronous=synchronous)
-        self._on_evicted, self._max_group, self._early = on_evicted, max_group, acknowledge == "before_commit"
-        self._incoming: list[_Request] = []
-        self._requests: SimpleQueue[list[_Request]] = SimpleQueue()
-        self._thread: Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._closed = False
+        self._on_evicted, self._on_recorded = on_evicted, on_recorded
+        self._early = acknowledge == "before_commit"
+        self._thread = GroupThread(f"outbox {path}", self._serve, self._writer.close, max_group)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -102,7 +102,7 @@ class Outbox:
         OutboxError
             It cannot be opened. The outbox may be used all the same: `put` tries again.
         """
-        await self._ask("open", None)
+        await self._thread.ask("open")
 
     async def put(self, item: Item) -> int:
         """Keep an item; return its number once it is on the disk.
@@ -114,7 +114,7 @@ class Outbox:
         OutboxError
             It could not be kept; one line says why.
         """
-        return await self._ask("put", item)  # type: ignore[no-any-return]
+        return await self._thread.ask("put", item)  # type: ignore[no-any-return]
 
     async def take(self, count: int) -> list[Leased]:
         """Lease up to `count` items, in order; fewer or none when no more may be sent now.
@@ -122,15 +122,50 @@ class Outbox:
         Send those of one device and priority one after the other; when one fails, the later ones of
         the same lane have failed too, or their order is lost.
         """
-        return await self._ask("take", count)  # type: ignore[no-any-return]
+        return await self._thread.ask("take", count)  # type: ignore[no-any-return]
 
     async def done(self, seqs: Sequence[int]) -> None:
         """Drop leased items: they have arrived. If the disk refuses, they are dropped when it can."""
-        await self._ask("done", seqs)
+        await self._thread.ask("done", seqs)
+
+    async def delivered(self, settled: Sequence[Delivered]) -> list[Correction]:
+        """Drop leased items that the tier above has answered, and record their corrections with it.
+
+        Returns the corrections once they are on the disk. Numbers that are not leased are left alone.
+
+        Raises
+        ------
+        OutboxError
+            The disk refused. The items are not sent again by this process; their deletion and their
+            corrections are written together as soon as the disk allows, and then told to `on_recorded`.
+            If the process ends before that, the items are sent again.
+        """
+        return await self._thread.ask("delivered", settled)  # type: ignore[no-any-return]
 
     async def failed(self, seqs: Sequence[int]) -> None:
         """Put leased items back to their places, with one more attempt counted."""
-        await self._ask("failed", seqs)
+        await self._thread.ask("failed", seqs)
+
+    async def put_back(self, seqs: Sequence[int]) -> None:
+        """Put leased items back that could not be tried: nothing is counted, and nothing written."""
+        await self._thread.ask("put_back", seqs)
+
+    async def give_up(self, seqs: Sequence[int], reason: EvictionReason = "rejected") -> None:
+        """Drop leased items that can never be delivered: an eviction, counted, logged and reported.
+
+        If the disk refuses, they are not sent again by this process, and dropped when it can.
+        """
+        await self._thread.ask("give_up", (seqs, reason))
+
+    async def corrections(self, after: int, limit: int = 256) -> list[Correction]:
+        """Return up to `limit` corrections with numbers greater than `after`, oldest first.
+
+        Raises
+        ------
+        OutboxError
+            They cannot be read now; an empty list says that there are none.
+        """
+        return await self._thread.ask("corrections", (after, limit))  # type: ignore[no-any-return]
 
     def stats(self) -> OutboxStats:
         """Return depth, bytes, age and counters, as of the last group."""
@@ -138,78 +173,43 @@ class Outbox:
 
     async def close(self) -> None:
         """Finish what was asked before, then close the file and give up its lock."""
-        if not self._closed and self._thread is not None:
-            closing = self._ask("close", None)
-            self._closed = True  # whoever asks from now on is refused; who asked before is served
-            await closing
-            self._thread.join()
-        self._closed = True
+        await self._thread.close()
 
-    async def _ask(self, what: Literal["open", "put", "take", "done", "failed", "close"], argument: Any) -> Any:
-        if self._closed and what != "close":
-            raise OutboxError(f"outbox {self.path}: closed")
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-            self._thread = Thread(target=self._work, name="outbox", daemon=True)
-            self._thread.start()
-        answer = self._loop.create_future()
-        if not self._incoming:
-            self._loop.call_soon(self._hand_over)
-        self._incoming.append(_Request(what, argument, answer))
-        return await answer
+    def _serve(self, group: list[Request], answers: Answers) -> Callable[[], None] | None:
+        """Write what there is to write in one transaction, then do the rest in turn; runs on the thread."""
+        writer, batch = self._writer, Batch()
+        for what, argument, _ in group:
+            if what == "put":
+                batch.puts.append(argument)
+            elif what == "done":
+                batch.done += argument
+            elif what == "delivered":
+                batch.delivered.append(argument)
+            elif what == "failed":
+                batch.failed += argument
+            elif what == "give_up":
+                batch.given_up.append(argument)
+        puts = [request.answer for request in group if request.what == "put"]
+        delivered = [request.answer for request in group if request.what == "delivered"]
+        if self._early:
+            self._thread.tell([(answer, writer.next_seq + place) for place, answer in enumerate(puts)])
+        if batch:
+            written = writer.write(batch)
+            answers += zip(puts, written.puts, strict=True)
+            answers += zip(delivered, written.delivered, strict=True)
+        answers += [(answer, self._other(what, argument)) for what, argument, answer in group if what not in _WRITTEN]
+        evicted, recorded, writer.evicted, writer.recorded = writer.evicted, writer.recorded, [], []
+        return partial(self._report, evicted, recorded) if evicted or recorded else None
 
-    def _hand_over(self) -> None:
-        """Give the thread at once what was asked in one turn of the loop."""
-        incoming, self._incoming = self._incoming, []
-        self._requests.put(incoming)
-
-    def _work(self) -> None:
-        """Serve requests in groups until closed; runs on the outbox's thread."""
-        waiting: list[_Request] = []
-        while True:
-            if not waiting:
-                waiting = self._requests.get()
-            while not self._requests.empty():
-                waiting += self._requests.get()
-            group, waiting = waiting[: self._max_group], waiting[self._max_group :]
-            closing = any(request.what == "close" for request in group)
-            answers = self._serve(group)
-            assert self._loop is not None
-            try:
-                self._loop.call_soon_threadsafe(self._settle, answers, self._writer.evicted)
-                self._writer.evicted = []
-            except RuntimeError:  # the loop is gone, and with it everyone who waited
-                self._writer.close()
-                return
-            if closing:
-                return
-
-    def _serve(self, group: list[_Request]) -> list[tuple[asyncio.Future[Any], Any]]:
-        """Write what there is to write in one transaction, then do the rest in turn."""
-        writer, puts = self._writer, [request for request in group if request.what == "put"]
-        done = [seq for request in group if request.what == "done" for seq in request.argument]
-        failed = [seq for request in group if request.what == "failed" for seq in request.argument]
-        answers: list[tuple[asyncio.Future[Any], Any]] = []
-        try:
-            if self._early and self._loop is not None:
-                promised = [(request.answer, writer.next_seq + place) for place, request in enumerate(puts)]
-                self._loop.call_soon_threadsafe(self._settle, promised, [])
-            if puts or done or failed:
-                results = writer.write([request.argument for request in puts], done, failed)
-                answers += zip((request.answer for request in puts), results, strict=True)
-            for what, argument, answer in group:
-                if what != "put":
-                    answers.append((answer, self._other(what, argument)))
-        except Exception as error:  # noqa: BLE001  # a fault of ours must not leave anyone waiting
-            answered = {id(answer) for answer, _ in answers}
-            answers += [(request.answer, error) for request in group if id(request.answer) not in answered]
-        return answers
-
-    def _other(self, what: str, argument: Any) -> list[Leased] | OutboxError | None:
+    def _other(self, what: str, argument: Any) -> list[Leased] | list[Correction] | OutboxError | None:
         try:
             if what == "take":
                 return self._writer.take(argument)
-            if what == "open":
+            if what == "corrections":
+                return self._writer.corrections(*argument)
+            if what == "put_back":
+                self._writer.put_back(argument)
+            elif what == "open":
                 self._writer.open()
             elif what == "close":
                 self._writer.close()
@@ -217,14 +217,8 @@ class Outbox:
             return error
         return None
 
-    def _settle(self, answers: list[tuple[asyncio.Future[Any], Any]], evicted: list[Evicted]) -> None:
-        """Answer the callers; runs on the loop."""
-        for answer, result in answers:
-            if answer.done():
-                continue
-            if isinstance(result, Exception):
-                answer.set_exception(result)
-            else:
-                answer.set_result(result)
+    def _report(self, evicted: list[Evicted], recorded: list[Correction]) -> None:
         if evicted and self._on_evicted:
             self._on_evicted(evicted)
+        if recorded and self._on_recorded:
+            self._on_recorded(recorded)

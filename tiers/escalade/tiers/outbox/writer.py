@@ -1,8 +1,9 @@
 """The outbox's work, done on its one thread: order in memory, items on the disk, and what to do when it fails.
 
 Memory follows the disk: what cannot be written is taken back in memory too. The one exception is an
-item that has arrived but cannot be deleted: it is not sent again by this process, and deleted as soon
-as the disk allows.
+item that is settled but cannot be deleted: it is not sent again by this process. Its deletion, its
+correction and its count are owed, and written together as soon as the disk allows; if the process ends
+before that, the item is still there, is sent again, and the tier above knows it.
 """
 
 from __future__ import annotations
@@ -10,34 +11,68 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from escalade.tiers.outbox.database import Database
-from escalade.tiers.outbox.errors import CorruptError, OutboxError, OutboxFullError, explained
+from escalade.tiers.outbox import correction
+from escalade.tiers.outbox.correction import Correction, Delivered
+from escalade.tiers.outbox.database import OUTBOX
+from escalade.tiers.outbox.errors import CorruptError, OutboxError, OutboxFullError
 from escalade.tiers.outbox.item import ITEM_OVERHEAD_BYTES, PRIORITIES, RANKS, Item, Leased, from_row, to_row
-from escalade.tiers.outbox.lock import FileLock
+from escalade.tiers.outbox.keeper import Keeper
+from escalade.tiers.outbox.ledger import Ledger
 from escalade.tiers.outbox.order import Entry, Order, OutboxLimits
-from escalade.tiers.outbox.salvage import finish, set_aside
 from escalade.tiers.outbox.stats import Evicted, EvictionReason, OutboxStats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from escalade.tiers.outbox.database import Synchronous
+    from escalade.tiers.outbox.database import Database, Synchronous
 
 log = structlog.get_logger(__name__)
 
-RETRY_S = 1.0
-"""How long an outbox that cannot be opened is left alone."""
 LOG_EVERY_S = 1.0
 """Evictions are logged once in so long, all of them, with the first few named."""
 NAMED = 8
 
 
-class Writer:
+@dataclass
+class Batch:
+    """What is to be written in one transaction."""
+
+    puts: list[Item] = field(default_factory=list)
+    done: list[int] = field(default_factory=list)
+    failed: list[int] = field(default_factory=list)
+    delivered: list[Sequence[Delivered]] = field(default_factory=list)
+    given_up: list[tuple[Sequence[int], EvictionReason]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.puts or self.done or self.failed or self.delivered or self.given_up)
+
+
+class Written(NamedTuple):
+    """What became of a batch."""
+
+    puts: list[int | OutboxError]
+    """Each item's number, or why it was not kept."""
+    delivered: list[list[Correction] | OutboxError]
+    """The corrections of each, or why they are not on the disk yet."""
+
+
+class _Out(NamedTuple):
+    """What settling a leased item needs."""
+
+    device: str
+    id: str
+    provisional: bytes
+    priority: str
+    since: float
+
+
+class Writer(Keeper):
     """An outbox without its thread; see `store.Outbox` for the parameters and the promises."""
 
     def __init__(
@@ -49,74 +84,63 @@ class Writer:
         wall: Callable[[], float],
         synchronous: Synchronous = "FULL",
     ) -> None:
-        self.path, self._limits, self._clock, self._wall, self._synchronous = path, limits, clock, wall, synchronous
+        super().__init__(OUTBOX, path, clock=clock, wall=wall, synchronous=synchronous)
+        self._limits = limits
         self.evicted: list[Evicted] = []
         """What has been given up since this list was last emptied."""
+        self.recorded: list[Correction] = []
+        """Corrections that have reached the disk since this list was last emptied."""
         self.next_seq = 1
-        self._lock = FileLock(path.with_name(path.name + ".lock"))
-        self._database: Database | None = None
         self._order = Order(limits)
-        self._arrived: set[int] = set()
+        self._ledger = Ledger(limits.max_corrections, limits.max_age_s)
+        self._out: dict[int, _Out] = {}
+        """What is leased."""
+        self._settled: set[int] = set()
         """Not to be sent again, but not deleted yet."""
+        self._owed: list[Correction] = []
+        """Of settled items; they get their numbers when they are written."""
+        self._given_up: list[Evicted] = []
+        """Settled, not counted yet."""
         self._attempts: dict[int, int] = {}
         """Not written yet."""
-        self._counters: Counter[str] = Counter()
-        self._refused = self._write_errors = 0
-        self._trouble = ""
-        self._retry_at = float("-inf")
+        self._refused = 0
         self._unlogged: list[Evicted] = []
         self._logged_at = float("-inf")
         self._publish()
 
-    def open(self) -> Database:
-        """Return the open file; open it first if it is time to try.
-
-        Raises
-        ------
-        OutboxError
-            It cannot be opened, or could not a moment ago.
-        """
-        if self._database is not None:
-            return self._database
-        now = self._clock()
-        if now < self._retry_at:
-            raise OutboxError(self._trouble)
-        self._retry_at = now + RETRY_S
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire()
-            finish(self.path)
-            if self._lock.used_before and self.path.exists() and not self.path.stat().st_size:
-                set_aside(self.path, None, "the file is empty", wall_s=self._wall(), synchronous=self._synchronous)
-            try:
-                return self._load(now)
-            except CorruptError as error:
-                set_aside(self.path, None, str(error), wall_s=self._wall(), synchronous=self._synchronous)
-                return self._load(now)
-        except (OutboxError, OSError, sqlite3.Error, CorruptError) as error:
-            raise self._in_trouble(error) from error
-
-    def write(self, items: list[Item], done: list[int], failed: list[int]) -> list[int | OutboxError]:
-        """Do all of it in one transaction; return each item's number, or why it was not kept."""
-        for seq in done:
-            if self._order.done(seq):
-                self._arrived.add(seq)
-                self._attempts.pop(seq, None)
-        for seq in failed:
-            if entry := self._order.failed(seq):
+    def write(self, batch: Batch) -> Written:
+        """Do all of it in one transaction."""
+        for seq in batch.done:
+            self._settle(seq)
+        for seqs, reason in batch.given_up:
+            gone = filter(None, map(self._settle, seqs))
+            self._given_up += [Evicted(out.device, out.id, reason, out.priority) for out in gone]
+        for seq in batch.failed:
+            if self._out.pop(seq, None) and (entry := self._order.failed(seq)):
                 self._attempts[seq] = entry.attempts
+        places = [self._owe(delivered) for delivered in batch.delivered]
+        recorded = len(self.recorded)
         try:
-            return self._write(items)
+            puts = self._write(batch.puts)
+            return Written(puts, [self.recorded[recorded:][place] for place in places])
         except OutboxError as error:
-            return [error] * len(items)
+            failed = [error if place.start < place.stop else list[Correction]() for place in places]
+            return Written([error] * len(batch.puts), failed)
         finally:
             self._publish()
+
+    def put_back(self, seqs: Sequence[int]) -> None:
+        """Put leased items back to their places, untried."""
+        for seq in seqs:
+            self._order.failed(seq, attempted=False)
+        self._publish()
 
     def take(self, count: int) -> list[Leased]:
         """Lease items, most urgent first; a row that is not what was stored is quarantined instead."""
         try:
             self.open()
-            if self._order.expired(self._clock()):
+            now = self._clock()
+            if self._owing() or self._order.expired(now) or self._ledger.surplus(0, now):
                 self._write([])
         except OutboxError:  # a disk that cannot be written may still be read
             if self._database is None:
@@ -127,6 +151,7 @@ class Writer:
             return self._read(database, entries) if entries else []
         except (CorruptError, sqlite3.Error) as error:
             for entry in entries:
+                self._out.pop(entry.seq, None)
                 self._order.failed(entry.seq, attempted=False)
             if isinstance(error, CorruptError):
                 with suppress(OutboxError):
@@ -137,9 +162,33 @@ class Writer:
         finally:
             self._publish()
 
+    def corrections(self, after: int, limit: int) -> list[Correction]:
+        """Return up to `limit` corrections with numbers greater than `after`; damaged ones are quarantined.
+
+        Raises
+        ------
+        OutboxError
+            They cannot be read now.
+        """
+        database = self.open()
+        with self._reading(database):
+            while after < self._ledger.last_seq and (rows := database.corrections(after, limit)):
+                found, bad = list[Correction](), list[int]()
+                for row in rows:
+                    try:
+                        found.append(correction.from_row(row))
+                    except ValueError:
+                        bad.append(row[0])
+                if bad:
+                    self._set_aside_corrections(database, bad)
+                if found:
+                    return found
+                after = rows[-1][0]
+        return []
+
     def stats(self) -> OutboxStats:
         """Return the state after the last group; may be called on any thread."""
-        depths, in_flight, size, since, counters, refused, write_errors, trouble = self._published
+        depths, in_flight, size, since, corrections, last, counters, refused, write_errors, trouble = self._published
         names = ((name.split("."), count) for name, count in counters.items())
         return OutboxStats(
             depth=dict(zip(PRIORITIES, depths, strict=True)),
@@ -147,6 +196,9 @@ class Writer:
             bytes=size,
             oldest_age_s=0.0 if since is None else self._clock() - since,
             evictions={(parts[1], parts[2]): count for parts, count in names if parts[0] == "evicted"},
+            corrections=corrections,
+            last_correction=last,
+            corrections_dropped=counters["corrections_dropped"],
             quarantined=counters["quarantined"],
             corrupt_files=counters["corrupt_files"],
             refused=refused,
@@ -157,45 +209,56 @@ class Writer:
     def close(self) -> None:
         """Write what is left to write, close the file, give up the lock."""
         if self._database is not None:
-            if self._arrived or self._attempts:
-                self.write([], [], [])
+            if self._owing():
+                self.write(Batch())
             self._log_evictions(float("inf"))
-            if self._database is not None:
-                self._database.close()
-            self._database = None
+        super().close()
         self._order = Order(self._limits)
-        self._lock.release()
+        self._out.clear()
 
-    def _load(self, now: float) -> Database:
-        """Open the file and index it; a crash has put back whatever was in flight."""
-        database = Database(self.path, now=now, wall_s=self._wall(), synchronous=self._synchronous)
-        try:
-            order = Order(self._limits)
-            items, bad = database.known()
-            if bad:
-                log.error("outbox items are damaged; quarantined", file=str(self.path), items=bad)
-                database.quarantine(bad)
-            for known in items:
-                if known.seq in self._arrived:
-                    continue
-                size = known.own_bytes + ITEM_OVERHEAD_BYTES
-                device = known.device.decode(errors="replace")
-                order.load(Entry(known.seq, known.rank, device, size, now - known.age_s, known.attempts))
-            self.next_seq = max(self.next_seq, database.last_seq() + 1)
-            self._counters = database.counters()
-            database.checkpoint()
-        except BaseException:
-            database.close()
-            raise
+    def _settle(self, seq: int) -> _Out | None:
+        """Take a leased item out for good; None when it is not leased."""
+        out = self._out.pop(seq, None)
+        if out is not None:
+            self._order.done(seq)  # may have been lost with a damaged file meanwhile
+            self._settled.add(seq)
+            self._attempts.pop(seq, None)
+        return out
+
+    def _owe(self, delivered: Sequence[Delivered]) -> slice:
+        """Settle delivered items; return the places of their corrections among those owed."""
+        start, wall_s, now = len(self._owed), self._wall(), self._clock()
+        for seq, answer in delivered:
+            if (out := self._settle(seq)) is not None and answer:
+                self._owed.append(
+                    Correction(0, out.device, out.id, out.provisional, answer, wall_s, max(0.0, now - out.since))
+                )
+        return slice(start, len(self._owed))
+
+    def _owing(self) -> bool:
+        return bool(self._settled or self._attempts)
+
+    def _index(self, database: Database, now: float) -> None:
+        """Order what the file holds; a crash has put back whatever was in flight."""
+        order, limits = Order(self._limits), self._limits
+        items, bad = database.known()
+        if bad:
+            log.error("outbox items are damaged; quarantined", file=str(self.path), items=bad)
+            database.quarantine(bad)
+        for known in items:
+            if known.seq in self._settled:
+                continue
+            size = known.own_bytes + ITEM_OVERHEAD_BYTES
+            device = known.device.decode(errors="replace")
+            order.load(Entry(known.seq, known.rank, device, size, now - known.age_s, known.attempts))
+        self.next_seq = max(self.next_seq, database.last_seq() + 1)
+        corrections, last_seq = database.known_corrections()
+        aged = ((seq, now - age_s) for seq, age_s in corrections)
+        self._ledger = Ledger(limits.max_corrections, limits.max_age_s, aged, max(last_seq, self._ledger.last_seq))
         order.lease_again(self._order)
-        self._order, self._database = order, database
-        if self._trouble:
-            log.info("outbox works again", file=str(self.path))
-            self._trouble = ""
-        self._publish()
+        self._order = order
         if len(order):
             log.info("outbox holds items from before", file=str(self.path), items=len(order), bytes=order.bytes)
-        return database
 
     def _write(self, items: list[Item], *, again: bool = True) -> list[int | OutboxError]:
         database = self.open()
@@ -215,16 +278,25 @@ class Writer:
             added.append(entry)
             rows.append(to_row(entry.seq, item))
             results.append(entry.seq)
-        if not (rows or gone or self._arrived or self._attempts):
+        ledger, owed = self._ledger, self._owed
+        surplus = ledger.surplus(len(owed), now)
+        if not (rows or gone or surplus or self._owing()):
             self._refused += refused
             return results
+        owed = [one._replace(seq=seq) for seq, one in enumerate(owed, ledger.last_seq + 1)]
         counts = Counter(f"evicted.{reason}.{PRIORITIES[entry.rank]}" for entry, reason in gone)
+        counts.update(f"evicted.{one.reason}.{one.priority}" for one in self._given_up)
+        if surplus:
+            counts["corrections_dropped"] += surplus
         try:
             with database.transaction():
                 database.insert(rows, now, wall_s)
                 names = list(database.names(entry.seq for entry, _ in gone))
-                if gone or self._arrived:
-                    database.delete([*self._arrived, *(entry.seq for entry, _ in gone)])
+                if gone or self._settled:
+                    database.delete([*self._settled, *(entry.seq for entry, _ in gone)])
+                database.insert_corrections(list(map(correction.to_row, owed)), now, wall_s)
+                if surplus:
+                    database.drop_corrections(ledger.first_kept(len(owed), surplus))
                 if self._attempts:
                     database.set_attempts(self._attempts)
                 if counts:
@@ -239,16 +311,19 @@ class Writer:
                     return self._write(items, again=False)
             self._write_errors += 1
             raise self._in_trouble(error) from error
-        self._arrived.clear()
+        ledger.add(len(owed), now, surplus)
+        self.recorded += owed
+        self._settled.clear()
+        self._owed.clear()
         self._attempts.clear()
         self._counters = self._counters + counts
         self._refused += refused
-        if self._trouble:
-            log.info("outbox works again", file=str(self.path))
-            self._trouble = ""
-        if gone:
+        self._well()
+        if gone or self._given_up:
             lost = zip(gone, names, strict=True)
             found = [Evicted(*name, reason, PRIORITIES[entry.rank]) for (entry, reason), name in lost]
+            found += self._given_up
+            self._given_up.clear()
             self.evicted += found
             self._unlogged += found
         self._log_evictions(now)
@@ -264,6 +339,7 @@ class Writer:
                 bad.append(entry.seq)
                 continue
             leased.append(Leased(entry.seq, item, entry.attempts, now - entry.since))
+            self._out[entry.seq] = _Out(item.device, item.id, item.provisional, item.priority, entry.since)
         if bad:
             log.error("outbox items are damaged; quarantined", file=str(self.path), items=bad)
             for seq in bad:
@@ -275,27 +351,16 @@ class Writer:
             self._counters = self._counters + Counter({"quarantined": len(bad)})
         return leased
 
-    def _replace_damaged(self, database: Database, error: CorruptError) -> None:
-        """Move a file aside that turned out to be damaged, and go on with what it still gives."""
-        self._database = None
+    def _set_aside_corrections(self, database: Database, bad: list[int]) -> None:
+        log.error("outbox corrections are damaged; quarantined", file=str(self.path), corrections=bad)
         try:
-            set_aside(self.path, database, str(error), wall_s=self._wall(), synchronous=self._synchronous)
-            self._load(self._clock())
-        except (OutboxError, OSError, sqlite3.Error, CorruptError) as failure:
-            database.close()
-            raise self._in_trouble(failure) from failure
-
-    def _in_trouble(self, error: Exception) -> OutboxError:
-        """Say it once, and remember it."""
-        if isinstance(error, (sqlite3.Error, OSError)):
-            error = explained(error, self.path)
-        elif not isinstance(error, OutboxError):
-            error = OutboxError(f"outbox {self.path}: {error}")
-        if str(error) != self._trouble:
-            log.error("outbox cannot keep items", reason=str(error))
-            self._trouble = str(error)
+            database.quarantine_corrections(bad)
+        except sqlite3.Error as error:  # found again at the next reading
+            self._in_trouble(error)
+            return
+        self._ledger.forget(set(bad))
+        self._counters = self._counters + Counter({"quarantined": len(bad)})
         self._publish()
-        return error
 
     def _log_evictions(self, now: float) -> None:
         if self._unlogged and now - self._logged_at >= LOG_EVERY_S:
@@ -312,6 +377,8 @@ class Writer:
             order.in_flight,
             order.bytes,
             order.oldest_since(),
+            len(self._ledger),
+            self._ledger.last_seq,
             self._counters,  # replaced, never changed
             self._refused,
             self._write_errors,

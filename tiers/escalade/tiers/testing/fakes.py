@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class FakeUpstream:
-    """A tier above that answers every row with the same posterior, or fails as told.
+    """A tier above, or a `Peer`, that answers every row with the same posterior, or fails as told.
 
     Attributes
     ----------
@@ -33,6 +33,8 @@ class FakeUpstream:
     timeouts_s, callers:
         The timeout and the caller of each call, in order.
     """
+
+    address, load = "fake:1", 0.0
 
     def __init__(self, posterior: Sequence[float] = (0.01, 0.99), tier: str = "edge_server") -> None:
         self.posterior, self.tier = list(posterior), tier
@@ -65,6 +67,12 @@ class FakeUpstream:
             label=posterior.argmax(axis=1),
             path=(Hop(self.tier, 1.0),),
         )
+
+    async def ready(self, timeout_s: float) -> None:
+        """Answer a probe, or not: as `infer` would a call."""
+        del timeout_s
+        if self.failure in ("timeout", "unavailable"):
+            raise UpstreamError(self.failure)
 
     async def close(self) -> None:
         """Note that it was closed."""

@@ -39,7 +39,7 @@ def read_caller(message: ModelInferRequest) -> Caller:
     if priority not in PRIORITIES:
         raise InputError(f"parameter 'escalade.priority' must be one of {', '.join(PRIORITIES)}; got {priority!r}")
     keeps = "escalade.keeps" in parameters and parameters["escalade.keeps"].bool_param
-    caller = Caller(found.get("device", ""), priority, keeps, found.get("delivery", ""))
+    caller = Caller(found.get("device", ""), priority, keeps, found.get("delivery", ""), _hops(message))
     return PLAIN if caller == PLAIN else caller
 
 
@@ -55,6 +55,17 @@ def write_caller(message: ModelInferRequest, caller: Caller) -> None:
         message.parameters["escalade.keeps"].bool_param = True
     if caller.delivery:
         message.parameters["escalade.delivery"].string_param = caller.delivery
+    if caller.hops:
+        message.parameters["escalade.hops"].int64_param = caller.hops
+
+
+def _hops(message: ModelInferRequest) -> int:
+    if "escalade.hops" not in message.parameters:
+        return 0
+    value = message.parameters["escalade.hops"]
+    if value.WhichOneof("parameter_choice") != "int64_param" or value.int64_param < 0:
+        raise InputError("parameter 'escalade.hops' must be an int64_param of 0 or more")
+    return value.int64_param
 
 
 def _numbered_priority(message: ModelInferRequest) -> str:

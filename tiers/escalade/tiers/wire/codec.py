@@ -158,6 +158,8 @@ class Codec:
         facts = rest.parameters
         facts["escalade.score"].string_param = f"{answer.score[0] if rows == 1 else answer.score.min():.6g}"
         facts["escalade.path"].string_param = format_path(answer.path)
+        if answer.kept:
+            facts["escalade.kept"].string_param = answer.kept
         return head + rest.SerializeToString()
 
     def _encode_row(self, request: InferRequest, row: Row) -> bytes:

@@ -20,7 +20,7 @@ from escalade.protos.oip.open_inference_pb2 import (
 from escalade.tiers.answer import FACTS, NO_LABEL, Answer, Hop, Row
 from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.errors import InputError, UpstreamError
-from escalade.tiers.wire.callers import write_caller
+from escalade.tiers.wire.callers import NAME_BYTES, write_caller
 from escalade.tiers.wire.tensors import array_from_tensor, raw_from_array
 
 if TYPE_CHECKING:
@@ -123,6 +123,8 @@ def answer_from_bytes(
             answer.tier = [name[:NAME_LIMIT].decode(errors="replace") for name in arrays["tier"].tolist()]
         if answer.degraded.any() and "escalade.reason" in facts:
             answer.reason = facts["escalade.reason"].string_param[:NAME_LIMIT]
+        if "escalade.kept" in facts:
+            answer.kept = facts["escalade.kept"].string_param[:NAME_BYTES]
     return answer
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import grpc
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -15,7 +15,28 @@ from escalade.tiers.errors import ConfigError
 from escalade.tiers.wire.channel import SERVICE, server_options
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from google.protobuf.descriptor import FileDescriptor
+
     from escalade.tiers.wire.servicer import InferenceServicer
+
+
+class MoreService(Protocol):
+    """A service beside inference on the same port.
+
+    Attributes
+    ----------
+    name, files:
+        Its full name, and what describes it, dependencies first: for health and reflection.
+    """
+
+    name: str
+    files: tuple[FileDescriptor, ...]
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Register with a server."""
+        ...
 
 
 class GrpcServer:
@@ -25,19 +46,31 @@ class GrpcServer:
     ----------
     address:
         `host:port`; port 0 takes any free one.
+    more:
+        Other services of the tier.
     """
 
     def __init__(
-        self, servicer: InferenceServicer, address: str, *, max_message_bytes: int, reflection_on: bool
+        self,
+        servicer: InferenceServicer,
+        address: str,
+        *,
+        max_message_bytes: int,
+        reflection_on: bool,
+        more: Sequence[MoreService] = (),
     ) -> None:
         self._servicer, self._address = servicer, address
         self._server = grpc.aio.server(options=server_options(max_message_bytes))
         self._server.add_generic_rpc_handlers([servicer.handler()])
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._names = [SERVICE, *(service.name for service in more)]
+        for service in more:
+            service.add_to(self._server)
         if reflection_on:
-            names = [SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME]
-            reflection.enable_server_reflection(names, self._server, pool=_described())
+            names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
+            files = [file for service in more for file in service.files]
+            reflection.enable_server_reflection(names, self._server, pool=_described(files))
 
     async def start(self) -> str:
         """Open the port and return the bound address.
@@ -59,7 +92,7 @@ class GrpcServer:
                 key="listen.address",
             )
         await self._server.start()
-        for service in ("", SERVICE):
+        for service in ("", *self._names):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return f"{f'[{host}]' if ':' in host else host}:{bound or port}"
 
@@ -73,9 +106,9 @@ class GrpcServer:
         await self._server.stop(grace_s)
 
 
-def _described() -> DescriptorPool:
+def _described(more: Iterable[FileDescriptor]) -> DescriptorPool:
     """Return a pool that describes every service on the port, for reflection."""
     pool = DescriptorPool()
-    for file in (oip.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
+    for file in (oip.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR, *more):
         pool.AddSerializedFile(file.serialized_pb)
     return pool

@@ -19,6 +19,7 @@ from escalade.tiers.wire.status import status_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from escalade.tiers.deliveries import Deliveries
     from escalade.tiers.tier import Tier
 
     Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -38,12 +39,22 @@ class InferenceServicer:
         For requests that carry none.
     clock:
         The tier's.
+    deliveries:
+        Recognises what outboxes below send again.
     """
 
-    def __init__(self, tier: Tier, *, version: str, default_deadline_s: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        tier: Tier,
+        *,
+        version: str,
+        default_deadline_s: float,
+        clock: Callable[[], float],
+        deliveries: Deliveries,
+    ) -> None:
         self.codec = Codec(tier.model)
         self._tier, self._version, self._clock = tier, version, clock
-        self._default_deadline_s = default_deadline_s
+        self._default_deadline_s, self._deliveries = default_deadline_s, deliveries
         self._streams: set[_Stream] = set()
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -64,6 +75,8 @@ class InferenceServicer:
         """Answer one request."""
         try:
             request = self._read(data)
+            if request.caller.delivery:
+                return await self._deliver(request, context.time_remaining())
             result = self._begin(request, context.time_remaining())
             answer = result if isinstance(result, (Row, Answer)) else await result
             return self.codec.encode(request, answer)
@@ -98,6 +111,8 @@ class InferenceServicer:
             request_id = request_id_of(data)
             return request_id, self._stream_error(request_id, error)
         try:
+            if request.caller.delivery:
+                raise InputError("a delivery is sent by ModelInfer, not in a stream")
             result = self._begin(request, None)
             if isinstance(result, (Row, Answer)):
                 return request.id, in_stream(self.codec.encode(request, result))
@@ -123,6 +138,13 @@ class InferenceServicer:
         except EscaladeError as error:
             self._tier.metrics.requests[error.outcome] += 1
             raise
+
+    async def _deliver(self, request: InferRequest, remaining_s: float | None) -> bytes:
+        async def infer() -> Row | Answer:
+            result = self._begin(request, remaining_s)
+            return result if isinstance(result, (Row, Answer)) else await result
+
+        return await self._deliveries.answer(request.caller, infer, lambda answer: self.codec.encode(request, answer))
 
     def _begin(self, request: InferRequest, remaining_s: float | None) -> Row | Answer | Awaitable[Row | Answer]:
         return self._tier.begin(request.x, self._deadline(request, remaining_s), request.caller, request.id)

@@ -1,0 +1,190 @@
+"""Later, better answers to what was answered provisionally, for whoever wants them: in order, from where they left off.
+
+Corrections are kept in the outbox's file, so a subscriber that was away, or a tier that restarted, loses
+none of those that are still kept. Each subscriber remembers the last `seq` that it has dealt with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import structlog
+
+from escalade.tiers.errors import EscaladeError
+from escalade.tiers.outbox import OutboxError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from escalade.tiers.answer import Answer
+    from escalade.tiers.outbox import Correction as Stored
+    from escalade.tiers.outbox import Outbox
+
+log = structlog.get_logger(__name__)
+
+AGAIN_S = 1.0
+"""An outbox that cannot be read, or a file that cannot be written, is tried again after so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """A later, better answer.
+
+    Attributes
+    ----------
+    seq:
+        Greater than that of all corrections before it.
+    device, id:
+        Of the item; `id` is what the provisional answer's `kept` said.
+    request_id, rows:
+        The request, and which of its rows this is about.
+    old, new:
+        The provisional answer to these rows, and the final one.
+    delay_s:
+        From the one to the other.
+    """
+
+    seq: int
+    device: str
+    id: str
+    request_id: str
+    rows: tuple[int, ...]
+    old: Answer
+    new: Answer
+    delay_s: float
+
+
+class Corrections:
+    """The corrections of one outbox, as a stream for each subscriber.
+
+    Parameters
+    ----------
+    read:
+        Decodes what was stored; UpstreamError (`bad_answer`) when it cannot.
+    """
+
+    def __init__(self, outbox: Outbox, read: Callable[[Stored], Correction]) -> None:
+        self._outbox, self._read = outbox, read
+        self._news = asyncio.Event()
+        self._files = ThreadPoolExecutor(1, "escalade-corrections")  # one: a line that is cancelled is still written
+
+    def announce(self) -> None:
+        """There are new ones."""
+        self._news.set()
+        self._news = asyncio.Event()
+
+    @property
+    def last(self) -> int:
+        """The greatest `seq` so far."""
+        return self._outbox.stats().last_correction
+
+    async def stored(self, after: int, *, until_now: bool = False) -> AsyncIterator[Stored]:
+        """Yield what is stored after `after`, then what comes; `until_now` ends instead of waiting."""
+        while True:
+            news = self._news
+            try:
+                found = await self._outbox.corrections(after)
+            except OutboxError:
+                if until_now:
+                    raise
+                await asyncio.sleep(AGAIN_S)
+                continue
+            for one in found:
+                yield one
+                after = one.seq
+            if not found:
+                if until_now:
+                    return
+                await news.wait()
+
+    async def follow(self, callback: Callable[[Correction], Any], after: int) -> None:
+        """Call back with each correction after `after`, until cancelled; what the callback raises is logged."""
+        async for stored in self.stored(after):
+            try:
+                callback(self._read(stored))
+            except Exception as error:  # noqa: BLE001  # the application's own
+                log.error("a subscriber of corrections failed", seq=stored.seq, error=repr(error))
+
+    async def append_to(self, path: Path) -> None:
+        """Write each correction as a line of JSON, once, until cancelled."""
+        while True:
+            await self._append(path, until_now=False)
+            await asyncio.sleep(AGAIN_S)
+
+    async def append_rest(self, path: Path) -> None:
+        """Write those that `append_to` was not in time for; nothing can be written after."""
+        await self._append(path, until_now=True)
+        self._files.shutdown()
+
+    async def _append(self, path: Path, *, until_now: bool) -> None:
+        """Go on after the file's last line; return when the file cannot be written."""
+        try:
+            loop = asyncio.get_running_loop()
+            after = await loop.run_in_executor(self._files, last_seq, path)
+            async for stored in self.stored(after, until_now=until_now):
+                line = json.dumps(as_json(self._read(stored)))
+                await loop.run_in_executor(self._files, _append_line, path, line)
+        except (OSError, ValueError, KeyError, TypeError) as error:  # the latter: the file is not one of ours
+            log.error("corrections cannot be written", file=str(path), reason=str(error))
+        except EscaladeError as error:
+            log.error("corrections cannot be read", reason=str(error))
+
+
+def as_json(correction: Correction) -> dict[str, Any]:
+    """Return a correction as a line of a file says it."""
+    return {
+        "seq": correction.seq,
+        "device": correction.device,
+        "id": correction.id,
+        "request_id": correction.request_id,
+        "rows": list(correction.rows),
+        "old": _plain(correction.old),
+        "new": _plain(correction.new),
+        "delay_s": round(correction.delay_s, 3),
+    }
+
+
+def last_seq(path: Path) -> int:
+    """Return the `seq` of the file's last whole line, 0 without one; a line that a crash cut short is cut off."""
+    try:
+        with path.open("r+b") as file:
+            size = start = file.seek(0, os.SEEK_END)
+            tail = b""
+            while start and tail.count(b"\n") < 2:
+                start = max(0, start - 65_536)
+                file.seek(start)
+                tail = file.read(size - start)
+            whole = tail[: tail.rfind(b"\n") + 1]
+            if len(whole) < len(tail):
+                file.truncate(start + len(whole))
+            lines = whole.splitlines()
+            return int(json.loads(lines[-1])["seq"]) if lines else 0
+    except FileNotFoundError:
+        return 0
+
+
+def _append_line(path: Path, line: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _plain(answer: Answer) -> dict[str, Any]:
+    plain: dict[str, Any] = {"tier": answer.tier, "score": [round(score, 6) for score in answer.score.tolist()]}
+    if answer.label is not None:
+        plain["label"] = answer.label.tolist()
+    if answer.posterior is not None:
+        plain["posterior"] = np.round(answer.posterior, 6).tolist()
+    if answer.outputs is not None:
+        plain["outputs"] = {name: array.tolist() for name, array in answer.outputs.items()}
+    if answer.reason:
+        plain["reason"] = answer.reason
+    return plain

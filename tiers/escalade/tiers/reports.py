@@ -1,0 +1,105 @@
+"""What a tier reports upward when it can: results, telemetry, and what an application adds; all through the outbox."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from contextlib import suppress
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from escalade.tiers.answer import Row
+from escalade.tiers.outbox import Item, OutboxError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from escalade.tiers.answer import Answer
+    from escalade.tiers.outbox import Kind, Outbox, Priority
+
+log = structlog.get_logger(__name__)
+
+LANE = "/reports"
+"""Appended to the device's name: reports are in order among themselves, and hold no input up."""
+ROWS_AT_ONCE = 512
+WRITE_S = 1.0
+"""Results wait in memory for so long, to share an item; what a crash loses of them."""
+
+
+class Reports:
+    """Puts reports into the outbox.
+
+    Parameters
+    ----------
+    put:
+        Called after an item was put.
+    """
+
+    def __init__(self, outbox: Outbox, *, device: str, put: Callable[[], None]) -> None:
+        self._outbox, self._device, self._put = outbox, device + LANE, put
+        self._run, self._names = secrets.token_hex(4), count(1)
+        self._rows: list[dict[str, Any]] = []
+        self._full = asyncio.Event()
+
+    async def report(self, payload: bytes, *, kind: Kind = "telemetry", priority: Priority = "bulk") -> str:
+        """Keep a report and return its id once it is on the disk.
+
+        Raises
+        ------
+        OutboxError
+            It could not be kept.
+        """
+        name = f"{self._run}{next(self._names):x}"
+        await self._outbox.put(Item(self._device, name, payload, kind, priority, created_s=time.time()))
+        self._put()
+        return name
+
+    def answered(self, answer: Row | Answer, request_id: str) -> None:
+        """Note what was answered to a request; written with others in a moment."""
+        part = answer.answer() if isinstance(answer, Row) else answer
+        label = [None] * len(part) if part.label is None else part.label.tolist()
+        now = round(time.time(), 3)
+        columns = zip(label, part.score.tolist(), part.tier, part.degraded.tolist(), strict=True)
+        for row, (one, score, tier, degraded) in enumerate(columns):
+            fact = {"time_s": now, "request_id": request_id, "row": row, "label": one, "score": score, "tier": tier}
+            self._rows.append({**fact, "degraded": part.reason} if degraded else fact)
+        if len(self._rows) >= ROWS_AT_ONCE:
+            self._full.set()
+
+    async def write_results(self) -> None:
+        """Put the noted results into the outbox, until cancelled; those that it cannot keep are lost, and counted."""
+        lost = 0
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._full.wait(), WRITE_S)
+            self._full.clear()
+            lost = await self._write_rows(lost)
+
+    async def flush(self) -> None:
+        """Put what is still noted into the outbox."""
+        await self._write_rows(0)
+
+    async def _write_rows(self, lost: int) -> int:
+        rows, self._rows = self._rows, []
+        if not rows:
+            return lost
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        try:
+            await self.report(lines.encode(), kind="result")
+        except OutboxError as error:
+            log.warning("results lost", rows=len(rows), lost_before=lost, reason=str(error))
+            return lost + len(rows)
+        return lost
+
+    async def write_telemetry(self, facts: Callable[[], dict[str, Any]], period_s: float) -> None:
+        """Put the tier's facts into the outbox every `period_s`, until cancelled."""
+        while True:
+            await asyncio.sleep(period_s)
+            try:
+                await self.report(json.dumps({"time_s": round(time.time(), 3), **facts()}).encode())
+            except OutboxError as error:
+                log.warning("telemetry lost", reason=str(error))

@@ -1,0 +1,80 @@
+"""Inputs and answers as an outbox keeps them: messages of the protocol, readable by any of its tools."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from google.protobuf.message import DecodeError
+
+from escalade.protos.oip.open_inference_pb2 import ModelInferRequest, ModelInferResponse
+from escalade.tiers.errors import InputError
+from escalade.tiers.wire.codec import Codec, InferRequest
+from escalade.tiers.wire.messages import answer_from_bytes, request_bytes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from escalade.tiers.answer import Answer
+    from escalade.tiers.model import OnnxModel
+
+ROWS = "escalade.rows"
+
+
+class KeptAnswer(NamedTuple):
+    """An answer as it was kept: to which request, and to which of its rows."""
+
+    answer: Answer
+    request_id: str
+    rows: tuple[int, ...]
+
+
+class KeptMessages:
+    """A `keeper.KeptWire` for one model."""
+
+    def __init__(self, model: OnnxModel) -> None:
+        self._codec, self._model = Codec(model), model
+
+    def request(self, x: NDArray[Any], request_id: str) -> bytes:
+        """Return the ModelInferRequest for the rows."""
+        return request_bytes(x, model=self._model.name, input_name=self._model.input.name, id=request_id)
+
+    def answer(self, answer: Answer, request_id: str = "", rows: NDArray[Any] | None = None) -> bytes:
+        """Return the ModelInferResponse, the rows' places in its request among the parameters."""
+        data = self._codec.encode(InferRequest(answer.score, request_id), answer)
+        if rows is None:
+            return data
+        more = ModelInferResponse()
+        more.parameters[ROWS].string_param = ",".join(map(str, rows))
+        return data + more.SerializeToString()
+
+    def input(self, payload: bytes) -> NDArray[Any]:
+        """Return the rows that were kept.
+
+        Raises
+        ------
+        InputError, NotFoundError
+            They were kept for a model with another name or another input.
+        """
+        try:
+            return self._codec.read(ModelInferRequest.FromString(payload)).x
+        except DecodeError as error:
+            raise InputError("the payload is not a ModelInferRequest") from error
+
+
+def kept_answer(data: bytes, *, rows: int, raw: bool = False) -> KeptAnswer:
+    """Return a kept answer to so many rows.
+
+    Raises
+    ------
+    UpstreamError
+        `bad_answer` when it cannot be read.
+    """
+    request_id, places = rows_of(data)
+    return KeptAnswer(answer_from_bytes(data, rows=rows, raw=raw), request_id, places)
+
+
+def rows_of(data: bytes) -> tuple[str, tuple[int, ...]]:
+    """Return the request's id and the rows that a kept answer is about."""
+    message = ModelInferResponse.FromString(data)
+    written = message.parameters[ROWS].string_param
+    return message.id, tuple(int(row) for row in written.split(",") if row)

@@ -1,0 +1,48 @@
+"""Calls to what a tier offers beside inference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import grpc
+
+from escalade.protos.v1 import tier_pb2, tier_service_pb2_grpc
+from escalade.tiers.errors import NotServedError
+from escalade.tiers.wire.status import error_of
+from escalade.tiers.wire.tier_messages import correction_from_proto, status_from_proto
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from escalade.tiers.corrections import Correction
+    from escalade.tiers.errors import EscaladeError
+    from escalade.tiers.status import Status
+
+
+class TierCalls:
+    """The `escalade.protos.v1.Tier` service at the other end of a channel; raises `EscaladeError`s."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = cast("tier_service_pb2_grpc.TierAsyncStub", tier_service_pb2_grpc.TierStub(channel))
+
+    async def status(self, timeout_s: float) -> Status:
+        """Return how the tier fares."""
+        try:
+            return status_from_proto(await self._stub.GetStatus(tier_pb2.GetStatusRequest(), timeout=timeout_s))
+        except grpc.aio.AioRpcError as error:
+            raise _explained(error) from error
+
+    async def corrections(self, after: int, *, until_now: bool, raw: bool) -> AsyncIterator[Correction]:
+        """Yield corrections after a number."""
+        request = tier_pb2.WatchCorrectionsRequest(after=after, until_now=until_now)
+        try:
+            async for message in self._stub.WatchCorrections(request):
+                yield correction_from_proto(message, raw=raw)
+        except grpc.aio.AioRpcError as error:
+            raise _explained(error) from error
+
+
+def _explained(error: grpc.aio.AioRpcError) -> EscaladeError:
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return NotServedError("it is a server, but not a tier of escalade")
+    return error_of(error.code(), error.details())

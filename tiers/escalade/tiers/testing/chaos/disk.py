@@ -1,7 +1,8 @@
 """The disk under the endpoint's outbox, and how it fails.
 
-A file system of its own (ext4 in a file, mounted by root) can be full and can stop as in a power cut. Without it the
-outbox lies in a plain folder, and those faults are left out with the reason. `strace` makes syncs fail anywhere.
+A file system of its own (ext4 in a file, mounted by root) can stop as in a power cut; without it the outbox lies in a
+plain folder, and that fault is left out with the reason. `strace` makes writes and syncs fail anywhere. It is needed
+for a full disk too: SQLite's files keep their largest size, and what fits into them needs no space.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ TOOL_SECONDS = 10.0
 _SHUTDOWN = 0x8004587D
 """`EXT4_IOC_SHUTDOWN`: the file system stops, as if the power were gone."""
 _WITHOUT_FLUSHING_THE_LOG = struct.pack("I", 2)
-_SYNCS = "fsync,fdatasync"
 
 
 class OutboxDisk:
@@ -49,32 +49,35 @@ class OutboxDisk:
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True)
         if why := self._mount_new():
-            self.missing |= {"disk_full": why, "power_cut": why}
+            self.missing["power_cut"] = why
         if _tool("strace") is None:
-            self.missing["disk_eio"] = "strace is not installed"
+            self.missing |= dict.fromkeys(("disk_full", "disk_eio"), "strace is not installed")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.sync_again()
+        self.sound()
         if self._mounted:
             self._umount()
         self._image.unlink(missing_ok=True)
 
-    def fill(self) -> None:
-        """Leave no space on it."""
-        with self._filler.open("wb", buffering=0) as file:
-            for size in (1 << 20, 4096):
-                try:
-                    while True:
-                        file.write(bytes(size))
-                except OSError:  # it is full
-                    continue
+    def fill(self, pid: int) -> None:
+        """Leave no space on it, and none within the files that a process has made large before."""
+        if self._mounted:
+            with self._filler.open("wb", buffering=0) as file:
+                for size in (1 << 20, 4096):
+                    try:
+                        while True:
+                            file.write(bytes(size))
+                    except OSError:  # it is full
+                        continue
+        self._fail(pid, "pwrite64", "ENOSPC")
 
     def free(self) -> None:
         """Give the space back."""
-        self._filler.unlink()
+        self.sound()
+        self._filler.unlink(missing_ok=True)
 
     def stop(self) -> None:
         """Cut the power: what was not synced is gone, and nothing more is written."""
@@ -90,22 +93,26 @@ class OutboxDisk:
         self._mount()
 
     def fail_syncs(self, pid: int) -> None:
-        """Let every sync of a process fail with EIO; returns when it does."""
-        command = [_tool("strace") or "strace", "-f", "-p", str(pid), "-e", f"trace={_SYNCS}"]
-        command += ["-e", f"inject={_SYNCS}:error=EIO", "-o", os.devnull]
-        self._strace = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        assert self._strace.stderr
-        line = self._strace.stderr.readline()
-        if "attached" not in line:
-            self.sync_again()
-            raise RuntimeError(f"strace: {line.strip()}")
+        """Let every sync of a process fail."""
+        self._fail(pid, "fsync,fdatasync", "EIO")
 
-    def sync_again(self) -> None:
-        """Let syncs work."""
+    def sound(self) -> None:
+        """Let system calls work."""
         if self._strace is not None:
             self._strace.send_signal(signal.SIGINT)
             self._strace.communicate()
             self._strace = None
+
+    def _fail(self, pid: int, calls: str, error: str) -> None:
+        """Let system calls of a process fail; returns when they do."""
+        command = [_tool("strace") or "strace", "-f", "-p", str(pid), "-e", f"trace={calls}"]
+        command += ["-e", f"inject={calls}:error={error}", "-o", os.devnull]
+        self._strace = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert self._strace.stderr
+        line = self._strace.stderr.readline()
+        if "attached" not in line:
+            self.sound()
+            raise RuntimeError(f"strace: {line.strip()}")
 
     def _mount_new(self) -> str:
         """Make the file system and mount it; return why that is not possible."""

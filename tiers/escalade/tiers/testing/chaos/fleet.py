@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from escalade.tiers.testing.chaos.clock import YEAR_S, WrongClock
 from escalade.tiers.testing.chaos.disk import OutboxDisk
-from escalade.tiers.testing.chaos.kinds import TIERS
+from escalade.tiers.testing.chaos.kinds import CELL, TIERS
 from escalade.tiers.testing.chaos.proxy import FaultyLink, Trouble
 from escalade.tiers.testing.chaos.witness import read_corrections, read_effects
 from escalade.tiers.testing.processes import TierProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
     from typing import Self
@@ -40,7 +40,7 @@ TROUBLES = {
 
 
 class Fleet:
-    """An endpoint, an edge node and an edge server, each `escalade serve` on the loopback.
+    """An endpoint, an edge node and an edge server, each `escalade serve` on the loopback, and links between them.
 
     Parameters
     ----------
@@ -75,15 +75,10 @@ class Fleet:
         async with AsyncExitStack() as stack:
             stack.enter_context(self._disk)
             stack.callback(self._collect)
-            above = ""
-            for tier in reversed(TIERS):
-                if above:
-                    name = "far" if tier == "edge_node" else "near"
-                    link = self.links[name] = FaultyLink(above, seed=self._seed + len(self.links))
-                    above = (await stack.enter_async_context(link)).address
-                process = self.processes[tier] = self._process(tier, above)
-                stack.callback(_stop, process)
-                above = await asyncio.to_thread(process.start)
+            await self._start(stack, "edge_server", [])
+            await self._start(stack, "edge_node", [await self._link(stack, "far", "edge_server")])
+            ways = [await self._link(stack, "near", "edge_node"), await self._link(stack, CELL, "edge_server")]
+            await self._start(stack, "endpoint", ways)
             self._stack = stack.pop_all()
         return self
 
@@ -118,8 +113,12 @@ class Fleet:
             self._clock.set(YEAR_S)
         else:
             process = self.processes[target]
-            acts = {"kill": process.kill, "disk_full": self._disk.fill, "power_cut": self._disk.stop}
-            acts["disk_eio"] = lambda: self._disk.fail_syncs(process.pid)
+            acts = {
+                "kill": process.kill,
+                "power_cut": self._disk.stop,
+                "disk_full": lambda: self._disk.fill(process.pid),
+                "disk_eio": lambda: self._disk.fail_syncs(process.pid),
+            }
             await asyncio.to_thread(acts[kind])
 
     async def end(self, kind: str, target: str) -> None:
@@ -132,23 +131,34 @@ class Fleet:
             self._clock.set(0)
         else:
             process = self.processes[target]
-            acts = {"kill": process.start, "disk_full": self._disk.free, "disk_eio": self._disk.sync_again}
+            acts = {"kill": process.start, "disk_full": self._disk.free, "disk_eio": self._disk.sound}
             acts["power_cut"] = self._disk.restart
             await asyncio.to_thread(acts[kind])
 
-    def _process(self, tier: str, above: str) -> TierProcess:
+    async def _link(self, stack: AsyncExitStack, name: str, above: str) -> str:
+        """Lay a link to a tier that runs; return where it begins."""
+        link = self.links[name] = FaultyLink(self.processes[above].address, seed=self._seed + len(self.links))
+        await stack.enter_async_context(link)
+        return link.address
+
+    async def _start(self, stack: AsyncExitStack, tier: str, above: Sequence[str]) -> None:
         environment = {"ESCALADE_CHAOS_BREAK": self._broken, **(self._clock.environment if tier == "endpoint" else {})}
         program = ("-m", "escalade.tiers.testing.chaos.launcher") if self._broken else ("-m", "escalade.cli.main")
-        return TierProcess(self._config(tier, above), self._folder, environment=environment, program=program)
+        config = self._config(tier, above)
+        process = TierProcess(config, self._folder, environment=environment, program=program)
+        self.processes[tier] = process
+        stack.callback(_stop, process)
+        await asyncio.to_thread(process.start)
 
-    def _config(self, tier: str, above: str) -> Mapping[str, Any]:
+    def _config(self, tier: str, above: Sequence[str]) -> Mapping[str, Any]:
         config: dict[str, Any] = {"tier": tier, "model": {"file": str(self._world.files[tier]), "name": MODEL}}
         if above:
             config["policy"] = {"name": "Threshold", "threshold": 0.9}
-            config["upstream"] = {"address": above, "timeout_ms": BUDGET_MS[tier], "reserve_ms": 20}
+            config["upstream"] = {"address": above[0], "timeout_ms": BUDGET_MS[tier], "reserve_ms": 20}
         if tier == "endpoint":
-            file = self._disk.folder / "outbox.db"
-            config["outbox"] = {"file": str(file), "wait_ms": WAIT_MS, "corrections": str(self.corrections_file)}
+            config["fallbacks"] = [{"address": address, "only": "critical"} for address in above[1:]]
+            files = {"file": str(self._disk.folder / "outbox.db"), "corrections": str(self.corrections_file)}
+            config["outbox"] = {**files, "wait_ms": WAIT_MS, "results": True}
         else:
             config["inbox"] = {"file": str(self._inbox(tier))}
         return config

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 TIERS = ("endpoint", "edge_node", "edge_server")
 LINKS = ("near", "far")
-"""`near`: between endpoint and edge node; `far`: between edge node and edge server."""
+"""`near`: between endpoint and edge node; `far`: between edge node and edge server. What faults are done to."""
+CELL = "cell"
+"""From the endpoint straight to the edge server, for critical inputs when the near link fails; cut with it at times."""
 ABOVE = {"near": "edge_node", "edge_node": "edge_node", "far": "edge_server", "edge_server": "edge_server"}
 """The tier that is out of reach while a link or a tier is out of order."""
 
@@ -25,7 +27,7 @@ class Kind(NamedTuple):
     silent:
         Whoever asks gets no answer at all meanwhile: it is to be noticed, and no longer waited for.
     offline:
-        Done while the near link is cut, so that the endpoint's outbox is at work.
+        Done while every link of the endpoint is cut, so that its outbox is at work.
     """
 
     what: str

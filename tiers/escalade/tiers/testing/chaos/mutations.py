@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
 from escalade.tiers.testing.chaos.history import Fault
+from escalade.tiers.testing.chaos.kinds import CELL
 from escalade.tiers.testing.chaos.run import run
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ class Mutation(NamedTuple):
     violation: str
 
 
+def _cut(start_s: float, stop_s: float) -> list[Fault]:
+    return [Fault("reset", link, start_s, stop_s) for link in ("near", CELL)]
+
+
 def _answers_lost(start_s: float) -> list[Fault]:
     """Deliveries have their effect, their answers are held, and then the connection is gone with them."""
     return [Fault("drop_down", "near", start_s, start_s + 1.5), Fault("reset", "near", start_s + 1.45, start_s + 1.7)]
@@ -28,19 +33,17 @@ def _answers_lost(start_s: float) -> list[Fault]:
 
 MUTATIONS = {
     "breaker": Mutation([Fault("freeze", "edge_node", 1.0, 5.0)], "waited"),
-    "fsync": Mutation([Fault("reset", "near", 1.0, 5.0), Fault("kill", "endpoint", 3.0, 4.0)], "lost"),
+    "fsync": Mutation([*_cut(1.0, 5.0), Fault("kill", "endpoint", 3.0, 4.0)], "lost"),
     "dedup": Mutation([*_answers_lost(1.0), *_answers_lost(4.0)], "duplicate_effect"),
 }
 
 
-async def undetected(*, seed: int = 0, seconds: float = SECONDS) -> list[str]:
-    """Run each mutation, side by side; return those whose violation the checker did not find."""
+async def noticed(*, seed: int = 0) -> dict[str, bool]:
+    """Run each mutation, side by side; return whether the checker found its violation."""
 
-    async def found(name: str, mutation: Mutation) -> set[str]:
-        outcome = await run(seed=seed, seconds=seconds, faults=mutation.faults, broken=name, settle_s=SETTLE_S)
-        return {violation.kind for violation in outcome.violations}
+    async def found(name: str, mutation: Mutation) -> bool:
+        outcome = await run(seed=seed, seconds=SECONDS, faults=mutation.faults, broken=name, settle_s=SETTLE_S)
+        return mutation.violation in {violation.kind for violation in outcome.violations}
 
-    kinds = await asyncio.gather(*(found(name, mutation) for name, mutation in MUTATIONS.items()))
-    return [
-        name for (name, mutation), seen in zip(MUTATIONS.items(), kinds, strict=True) if mutation.violation not in seen
-    ]
+    seen = await asyncio.gather(*(found(name, mutation) for name, mutation in MUTATIONS.items()))
+    return dict(zip(MUTATIONS, seen, strict=True))

@@ -70,6 +70,7 @@ def as_dict(outcome: Outcome) -> dict[str, Any]:
         "recorder_stalls_ms": round(sum(stall.late_s for stall in history.stalls) * 1e3, 1),
         "faults": [_fault(row) for row in fault_rows(outcome)],
         "skipped": outcome.skipped,
+        "mutations": outcome.mutations,
         "violations": [violation._asdict() for violation in outcome.violations],
     }
 
@@ -139,9 +140,11 @@ def summary(outcome: Outcome) -> list[str]:
     counts = f"{facts['requests']} requests, {facts['accepted']} accepted, {len(facts['faults'])} faults"
     reasons = ", ".join(f"{count} {reason}" for reason, count in facts["degraded"].items()) or "none"
     kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(one.kind for one in outcome.violations).items())
-    return [
+    lines = [
         f"seed {outcome.seed}: {counts}",
         f"degraded: {reasons}; {facts['kept']} kept, {facts['corrections']} corrections",
         bound,
         f"violations: {len(outcome.violations)}{f' ({kinds})' if kinds else ''}",
     ]
+    off = [f"{name} ({'noticed' if seen else 'NOT NOTICED'})" for name, seen in outcome.mutations.items()]
+    return [*lines, f"switched off to test the checker: {', '.join(off)}"] if off else lines

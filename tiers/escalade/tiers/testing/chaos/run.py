@@ -42,6 +42,8 @@ class Outcome:
     skipped: dict[str, str]
     """Kinds of fault that were not possible, and why."""
     durations_s: dict[str, float] = field(default_factory=dict)
+    mutations: dict[str, bool] = field(default_factory=dict)
+    """What was switched off in further runs, and whether the checker noticed."""
 
 
 async def run(

@@ -6,7 +6,7 @@ import random
 from typing import TYPE_CHECKING
 
 from escalade.tiers.testing.chaos.history import Fault
-from escalade.tiers.testing.chaos.kinds import DOWN, KINDS
+from escalade.tiers.testing.chaos.kinds import CELL, DOWN, KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -18,7 +18,7 @@ PAUSE_S = 5.5
 STRETCH = 1.6
 """A fault drawn by chance lasts up to so many times as long as its kind must."""
 LEAD_S = 1.0
-"""An offline fault begins so long after the link is cut, and ends so long before."""
+"""An offline fault begins so long after the links are cut, and ends so long before."""
 
 Pair = tuple[str, str]
 EVERYTHING: tuple[Pair, ...] = tuple((kind, target) for kind, facts in KINDS.items() for target in facts.targets)
@@ -81,9 +81,9 @@ def schedule(
 
 
 def _at(start_s: float, kind: str, target: str, stretch: float) -> list[Fault]:
-    """Return the fault, with the cut of the near link about it if it is one for a tier offline."""
+    """Return the fault, with the cut of the endpoint's links about it if it is one for a tier offline."""
     lasts_s = KINDS[kind].seconds * stretch
     if not (KINDS[kind].offline or (kind, target) == ("kill", "endpoint")):
         return [Fault(kind, target, start_s, start_s + lasts_s)]
-    cut = Fault("reset", "near", start_s, start_s + lasts_s + 2 * LEAD_S)
-    return [cut, Fault(kind, target, start_s + LEAD_S, start_s + LEAD_S + lasts_s)]
+    cut = [Fault("reset", link, start_s, start_s + lasts_s + 2 * LEAD_S) for link in ("near", CELL)]
+    return [*cut, Fault(kind, target, start_s + LEAD_S, start_s + LEAD_S + lasts_s)]

@@ -1,0 +1,45 @@
+"""The chaos suite in its short form, and whether its checker would notice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from escalade.tiers.testing.chaos.checker import check
+from escalade.tiers.testing.chaos.history import History
+from escalade.tiers.testing.chaos.mutations import MUTATIONS, noticed
+from escalade.tiers.testing.chaos.rules import Rules
+from escalade.tiers.testing.chaos.run import SHORT
+from escalade.tiers.testing.chaos.world import World
+
+
+def test_tiers_that_are_killed_frozen_and_cut_off_keep_every_promise(tmp_path: Path) -> None:
+    """Every answer in time, everything kept corrected once and rightly; the report says so, and how it knows."""
+    command = [sys.executable, "-m", "escalade.tiers.testing.chaos", "--short", "--out", str(tmp_path)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "violations: 0" in ran.stdout
+
+    report = json.loads((tmp_path / "chaos.json").read_text())
+    assert report["violations"] == []
+    assert report["requests"] > report["accepted"] > 0
+    assert report["corrections"] >= report["kept"] > 0
+    assert {(fault["kind"], fault["target"]) for fault in report["faults"]} >= set(SHORT)
+    page = (tmp_path / "chaos.html").read_text()
+    assert "freeze" in page
+    assert "http" not in page
+
+    history = History.read(tmp_path / "history.jsonl")
+    world = World(report["seed"], tmp_path)
+    rules = Rules(world.posterior, local_s=0.0, budget_s=report["bound_ms"] / 1e3)
+    assert check(history, rules) == []  # by anyone, from the files
+    lost = history.corrections.pop()
+    assert [violation.requests for violation in check(history, rules)] == [(lost.request_id,)]
+
+
+def test_the_checker_notices_what_is_switched_off() -> None:
+    """The breaker, the sync before an acknowledgement, the recognition of repeats: each is missed when it is gone."""
+    assert asyncio.run(noticed()) == dict.fromkeys(MUTATIONS, True)

@@ -34,7 +34,7 @@ def _answers_lost(start_s: float) -> list[Fault]:
 MUTATIONS = {
     "breaker": Mutation([Fault("freeze", "edge_node", 1.0, 5.0)], "waited"),
     "fsync": Mutation([*_cut(1.0, 5.0), Fault("kill", "endpoint", 3.0, 4.0)], "lost"),
-    "dedup": Mutation([*_answers_lost(1.0), *_answers_lost(4.0)], "duplicate_effect"),
+    "dedup": Mutation([*_answers_lost(1.0), *_answers_lost(3.2), *_answers_lost(5.4)], "duplicate_effect"),
 }
 
 

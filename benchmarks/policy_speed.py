@@ -26,6 +26,7 @@ POLICIES: dict[str, tuple[dict[str, object], float | None, float | None]] = {
     "LearnedDeferral": ({"name": "LearnedDeferral", "cost": 0.2}, None, None),
     "HILF": ({"name": "HILF", "cost": 0.2}, None, None),
     "DeadlineAware": ({"name": "DeadlineAware", "policy": INNER}, None, None),
+    "BackPressure": ({"name": "BackPressure", "policy": INNER}, None, None),
     "Explore": ({"name": "Explore", "policy": INNER, "epsilon": 0.1}, None, None),
     "Hysteresis": ({"name": "Hysteresis", "policy": INNER, "margin": 0.1}, None, None),
     "Budgeted": ({"name": "Budgeted", "policy": INNER, "share": 0.2}, None, None),

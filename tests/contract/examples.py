@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from escalade.policies import (
+    BackPressure,
     Batch,
     Budgeted,
     CostAware,
@@ -78,6 +79,11 @@ def sharp(score: NDArray[np.float32], label: NDArray[np.int64]) -> NDArray[np.fl
 EXAMPLES: dict[str, list[Callable[[], Policy]]] = {
     "AlwaysAccept": [lambda: made("AlwaysAccept")],
     "AlwaysEscalate": [lambda: made("AlwaysEscalate")],
+    "BackPressure": [
+        lambda: BackPressure(Threshold(0.7)),
+        lambda: BackPressure(Explore(Threshold(0.7), epsilon=0.1), start=0.0, least=1.0),
+        lambda: BackPressure(Explore(Threshold(0.7), epsilon=0.1), start=0.0, least=0.3),
+    ],
     "Budgeted": [
         lambda: Budgeted(Threshold(0.7), share=0.2),
         lambda: Budgeted(Threshold(0.7), bytes_per_s=2000.0, burst=200_000.0),
@@ -113,6 +119,7 @@ EXAMPLES: dict[str, list[Callable[[], Policy]]] = {
 }
 
 COMBINATORS: dict[str, Callable[[Policy], Policy]] = {
+    "BackPressure": lambda part: BackPressure(part, start=0.25, least=0.1),
     "Budgeted, share": lambda part: Budgeted(part, share=0.2),
     "Budgeted, bytes": lambda part: Budgeted(part, bytes_per_s=2000.0, burst=200_000.0),
     "DeadlineAware": lambda part: DeadlineAware(part, margin_ms=5.0),
@@ -156,4 +163,5 @@ def random_rows(rows: int, seed: int, near: NDArray[np.float32] | None = None) -
         bytes_up=rng.integers(0, 10_000, rows),
         upstream_ms=np.where(rng.random(rows) < 0.2, np.nan, rng.exponential(20.0, rows)),
         device=rng.integers(0, 7, rows),
+        upstream_load=np.where(rng.random(rows) < 0.5, 0.0, rng.integers(0, 9, rows) / 8),
     )

@@ -25,7 +25,7 @@ def check(file: Path, *, model: bool) -> int:
         For the first mistake.
     """
     config = load_config(file)
-    above = f"escalates to {config.upstream.address}" if config.upstream else "answers everything itself"
+    above = f"escalates to {_ways(config)}" if config.upstream else "answers everything itself"
     about = f"model {config.model.served_name!r} (not loaded)"
     if model:
         configure_logs(LogConfig(level="warning"))
@@ -39,6 +39,12 @@ def show(file: Path) -> int:
     """Print the effective values as YAML; return 0."""
     print(show_config(load_config(file)), end="")
     return 0
+
+
+def _ways(config: TierConfig) -> str:
+    """Return the addresses upward, in order: `gateway:8001, else modem:8001 (critical)`."""
+    others = [f"{link.address} ({link.only})" if link.only else link.address for link in config.fallbacks]
+    return ", else ".join([config.links[0].address, *others])
 
 
 async def _load(config: TierConfig) -> str:

@@ -3,6 +3,7 @@
 Pure: it needs numpy and pydantic, does no I/O, reads no clock and knows nothing of the wire.
 """
 
+from escalade.policies.back_pressure import BackPressure
 from escalade.policies.budgeted import Budgeted
 from escalade.policies.calibration import (
     cheapest_threshold,
@@ -59,6 +60,7 @@ __all__ = [
     "Action",
     "AlwaysAccept",
     "AlwaysEscalate",
+    "BackPressure",
     "Batch",
     "Budgeted",
     "Certificate",

@@ -220,6 +220,7 @@ def with_uniform(context: Context, uniform: float) -> Context:
         context.upstream_ms,
         context.posterior,
         context.device,
+        context.upstream_load,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from escalade.policies.back_pressure import BackPressure
 from escalade.policies.budgeted import Budgeted
 from escalade.policies.constant import AlwaysAccept, AlwaysEscalate
 from escalade.policies.cost_aware import CostAware
@@ -33,6 +34,7 @@ from escalade.policies.threshold import Threshold
 _KINDS: tuple[type[Policy], ...] = (
     AlwaysAccept,
     AlwaysEscalate,
+    BackPressure,
     Budgeted,
     CostAware,
     DeadlineAware,

@@ -198,11 +198,13 @@ def _only_the_score(policy: Policy, score: NDArray[np.float32], action: NDArray[
         "the deadline": replace(plain, remaining_ms=rng.exponential(50.0, count)),
         "the size of the input": replace(plain, bytes_up=rng.integers(0, 1_000_000, count)),
         "the latency of the tier above": replace(plain, upstream_ms=rng.exponential(50.0, count)),
+        "the load of the tier above": replace(plain, upstream_load=rng.integers(0, 9, count) / 8),
         "the device": replace(plain, device=rng.integers(0, 1000, count)),
     }
     others["several things"] = replace(
         others["the latency of the tier above"],
         posterior=posterior,
+        upstream_load=others["the load of the tier above"].upstream_load,
         remaining_ms=others["the deadline"].remaining_ms,
         uniform=others["a random number"].uniform,
     )

@@ -41,9 +41,20 @@ class Context:
         Class probabilities, or None where the model gives none.
     device
         Number of the device that the input came from; 0 where there is but one.
+    upstream_load
+        How full the tier above said to be lately: 0.0 unknown or idle, 1.0 it refused for overload.
     """
 
-    __slots__ = ("bytes_up", "device", "posterior", "remaining_ms", "time_s", "uniform", "upstream_ms")
+    __slots__ = (
+        "bytes_up",
+        "device",
+        "posterior",
+        "remaining_ms",
+        "time_s",
+        "uniform",
+        "upstream_load",
+        "upstream_ms",
+    )
 
     def __init__(
         self,
@@ -54,6 +65,7 @@ class Context:
         upstream_ms: float = nan,
         posterior: list[float] | None = None,
         device: int = 0,
+        upstream_load: float = 0.0,
     ) -> None:
         self.time_s = time_s
         self.uniform = uniform
@@ -62,6 +74,7 @@ class Context:
         self.upstream_ms = upstream_ms
         self.posterior = posterior
         self.device = device
+        self.upstream_load = upstream_load
 
     def __repr__(self) -> str:
         return f"Context({', '.join(f'{name}={getattr(self, name)!r}' for name in sorted(self.__slots__))})"
@@ -80,7 +93,7 @@ class Batch:
         float32 ``[B]``, higher = surer; a row without a usable score holds ``-inf``.
     posterior
         float32 ``[B, C]`` class probabilities, or None where the model gives none.
-    time_s, uniform, remaining_ms, upstream_ms
+    time_s, uniform, remaining_ms, upstream_ms, upstream_load
         float64 ``[B]``; meaning and units as in `Context`.
     bytes_up, device
         int64 ``[B]``; as in `Context`.
@@ -103,6 +116,7 @@ class Batch:
     bytes_up: NDArray[np.int64]
     upstream_ms: NDArray[np.float64]
     device: NDArray[np.int64]
+    upstream_load: NDArray[np.float64]
 
     @classmethod
     def of(
@@ -116,6 +130,7 @@ class Batch:
         bytes_up: ArrayLike = 0,
         upstream_ms: ArrayLike = nan,
         device: ArrayLike = 0,
+        upstream_load: ArrayLike = 0.0,
     ) -> Batch:
         """Make a batch from anything array-like; a scalar stands for a column of that value.
 
@@ -144,6 +159,7 @@ class Batch:
             column("bytes_up", bytes_up, np.int64, rows),
             column("upstream_ms", upstream_ms, np.float64, rows),
             column("device", device, np.int64, rows),
+            column("upstream_load", upstream_load, np.float64, rows),
         )
 
     @classmethod
@@ -159,6 +175,7 @@ class Batch:
             np.array([context.bytes_up], np.int64),
             np.array([context.upstream_ms], np.float64),
             np.array([context.device], np.int64),
+            np.array([context.upstream_load], np.float64),
         )
 
     def __len__(self) -> int:
@@ -174,6 +191,7 @@ class Batch:
             float(self.upstream_ms[index]),
             None if self.posterior is None else self.posterior[index].tolist(),
             int(self.device[index]),
+            float(self.upstream_load[index]),
         )
 
     def take(self, index: slice | list[int] | NDArray[Any]) -> Batch:

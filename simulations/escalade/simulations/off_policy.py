@@ -21,7 +21,7 @@ unlike the recorded, or when escalating changes what arrives later.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -312,16 +312,7 @@ def _doubly_robust(means: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _with_uniform(batch: Batch, uniform: NDArray[np.float64]) -> Batch:
-    return Batch(
-        batch.score,
-        batch.posterior,
-        batch.time_s,
-        uniform,
-        batch.remaining_ms,
-        batch.bytes_up,
-        batch.upstream_ms,
-        batch.device,
-    )
+    return replace(batch, uniform=uniform)
 
 
 def _percent(share: float) -> str:

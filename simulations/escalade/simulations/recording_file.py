@@ -67,6 +67,7 @@ class Recorded:
                 bytes_up=column["bytes_up"],
                 upstream_ms=column["upstream_ms"],
                 device=column["device"],
+                upstream_load=column["upstream_load"],
             ),
             column["action"],
             column["propensity"],
@@ -264,7 +265,7 @@ def _from_folder(folder: Path) -> Recorded:
         except (OSError, ValueError, KeyError, EOFError, BadZipFile, ZlibError):
             broken.append(file.name)
             continue
-        tables.append(table)
+        tables.append(_of_today(table))
         models[str(meta.get("sha256", ""))] = None
     if not tables:
         raise TraceError("folder", f"holds no chunk that is whole: {', '.join(broken)}", file=str(folder))
@@ -283,6 +284,11 @@ def _from_folder(folder: Path) -> Recorded:
     return _checked(joined, meta | {"models": list(models)}, folder, tuple(broken))
 
 
+def _of_today(table: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return the columns of a recording with those that earlier versions did not write."""
+    return {"upstream_load": np.zeros(len(table["id"])), **table} if "id" in table else table
+
+
 def _checked(table: dict[str, NDArray[Any]], meta: dict[str, Any], path: Path, broken: tuple[str, ...]) -> Recorded:
     if meta.get("schema") != SCHEMA:
         raise TraceError("meta", f"has layout {meta.get('schema')!r}, this version reads {SCHEMA}", file=str(path))
@@ -293,6 +299,7 @@ def _checked(table: dict[str, NDArray[Any]], meta: dict[str, Any], path: Path, b
     for name, values in table.items():
         if len(values) != rows:
             raise TraceError(name, f"has {len(values)} rows, but id has {rows}", file=str(path))
+    table = _of_today(table)
     table.setdefault("truth", np.full(rows, UNKNOWN, np.int64))
     bad = ~((table["propensity"] > 0) & (table["propensity"] <= 1))
     if bad.any():

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from numpy.typing import NDArray
 
+from escalade.tiers.admission import Admission, RunTimes
 from escalade.tiers.batcher import Batcher
 from escalade.tiers.errors import DeadlineError, ModelError
 from escalade.tiers.testing.fakes import ManualClock
@@ -55,9 +56,17 @@ def clock() -> ManualClock:
 async def make(model: GatedModel, clock: ManualClock) -> AsyncIterator[Make]:
     made: list[Batcher] = []
 
-    def build(max_batch: int = 8, max_delay_s: float = 0.0) -> Batcher:
+    def build(max_batch: int = 8, max_delay_s: float = 0.0, max_queue: int = 100) -> Batcher:
+        times = RunTimes(0.0, max_rows=max_batch)
+        admission = Admission("edge_node", times, max_queue=max_queue, max_batch=max_batch, workers=1)
         batcher = Batcher(
-            model, max_batch=max_batch, max_delay_s=max_delay_s, workers=1, clock=clock, on_batch=lambda rows: None
+            model,
+            max_batch=max_batch,
+            max_delay_s=max_delay_s,
+            workers=1,
+            clock=clock,
+            admission=admission,
+            on_batch=lambda rows: None,
         )
         made.append(batcher)
         return batcher

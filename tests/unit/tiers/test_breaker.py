@@ -83,6 +83,32 @@ def test_many_tiers_below_one_server_do_not_probe_it_at_once() -> None:
     assert early.allows(0.76)
 
 
+def test_a_silent_peer_is_left_alone_as_long_as_it_is_said_to_be_silent() -> None:
+    """Then for the longest wait, unless it is said to be awake: the next call passes, and it alone."""
+    made = breaker()
+    for now in (0.0, 2.0, 4.0):
+        made.silent(now)
+        assert not made.allows(now + MAX_WAIT_S - 0.1)
+    assert (made.state, made.since) == (Circuit.OPEN, 0.0)
+    made.awake(5.0)
+    assert made.ready(5.0)
+    assert [made.allows(5.0), made.allows(5.0)] == [True, False]
+    made.failed(5.1)
+    assert not made.allows(5.1 + WAIT_S / 2)
+
+
+def test_who_is_awake_does_not_work_for_that() -> None:
+    """Being awake closes nothing; being silent does not judge a call that is under way."""
+    made = opened()
+    made.awake(0.1)
+    assert made.state.value == "open"
+    assert made.allows(0.1)
+    made.silent(0.2)
+    assert made.state.value == "half_open"
+    made.succeeded(0.3, 0.1)
+    assert [made.allows(0.3), made.allows(0.3)] == [True, True]
+
+
 class Calls(RuleBasedStateMachine):
     """Any calls, ending in any order and any way, some long after the state has changed."""
 
@@ -95,6 +121,14 @@ class Calls(RuleBasedStateMachine):
     @rule(seconds=st.floats(0, 3))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
+
+    @rule(silent=st.booleans())
+    def a_probe_ends(self, silent: bool) -> None:
+        if silent:
+            self.breaker.silent(self.now)
+            assert not self.breaker.ready(self.now)
+        else:
+            self.breaker.awake(self.now)
 
     @rule()
     def a_call_is_wanted(self) -> None:

@@ -17,9 +17,9 @@ from escalade.tiers.wire.messages import request_bytes
 NAMES = st.text(st.characters(codec="utf-8"), max_size=40)
 
 
-@given(st.builds(Caller, NAMES, st.sampled_from(PRIORITIES), st.booleans(), NAMES))
+@given(st.builds(Caller, NAMES, st.sampled_from(PRIORITIES), st.booleans(), NAMES, st.integers(0, 99)))
 def test_what_is_written_of_a_caller_is_read_again(caller: Caller) -> None:
-    """A request carries device, priority, keeps and delivery, whatever the names hold."""
+    """A request carries device, priority, keeps, delivery and hops, whatever the names hold."""
     data = request_bytes(np.zeros((1, 2), np.float32), model="m", input_name="x", caller=caller)
     assert read_caller(ModelInferRequest.FromString(data)) == caller
 
@@ -45,6 +45,8 @@ def test_tritons_priority_numbers_mean_the_same(number: int, priority: str) -> N
         ("escalade.priority", "urgent", "must be one of critical, normal, bulk; got 'urgent'"),
         ("escalade.device", 7, "must be a string_param"),
         ("escalade.delivery", "x" * 257, "longer than 256 bytes"),
+        ("escalade.hops", "many", "must be an int64_param of 0 or more"),
+        ("escalade.hops", -1, "must be an int64_param of 0 or more"),
     ],
 )
 def test_a_wrong_parameter_is_named(name: str, value: str | int, words: str) -> None:

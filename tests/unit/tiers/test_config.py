@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,11 @@ upstream:
   address: 127.0.0.1:8002
 limits:
   max_queue: 10
+"""
+WITH_FALLBACKS = f"""\
+{GOOD}fallbacks:
+  - address: 127.0.0.1:8003
+  - {{address: 127.0.0.1:8004, only: critical, probe_ms: 10000}}
 """
 
 
@@ -159,6 +165,42 @@ def test_a_mistake_in_the_environment_names_the_variable(write: Path, name: str,
 def test_an_upstream_can_be_switched_off_by_the_environment(write: Path) -> None:
     """`null` takes a section away."""
     assert load_config(write, {"ESCALADE__UPSTREAM": "null"}).upstream is None
+
+
+def test_links_are_the_upstream_and_then_its_fallbacks(write: Path) -> None:
+    """In the order of the file; what holds for all of them is said of the upstream alone."""
+    write.write_text(WITH_FALLBACKS)
+    config = load_config(write, {})
+    assert [link.address for link in config.links] == [f"127.0.0.1:{port}" for port in (8002, 8003, 8004)]
+    assert [link.only for link in config.fallbacks] == [None, "critical"]
+    assert [link.probe_ms for link in config.links] == [1000, 1000, 10_000]
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "key", "says"),
+    [
+        (("127.0.0.1:8004", "somewhere"), 17, "fallbacks.1.address", "host:port"),
+        (("127.0.0.1:8004", "127.0.0.1:8003"), 15, "fallbacks", "two links lead to 127.0.0.1:8003"),
+        (("127.0.0.1:8003", "127.0.0.1:8002"), 15, "fallbacks", "two links lead to 127.0.0.1:8002"),
+        (("only: critical", "only: bulk"), 17, "fallbacks.1.only", "'critical'"),
+        (("only: critical", "onyl: critical"), 17, "fallbacks.1.onyl", "did you mean 'only'"),
+        (("only: critical", "timeout_ms: 10"), 17, "fallbacks.1.timeout_ms", "unknown key; known here: address"),
+    ],
+)
+def test_a_mistake_in_a_fallback_names_its_place(
+    write: Path, change: tuple[str, str], line: int, key: str, says: str
+) -> None:
+    """Two links to one address could not be told apart; a key of all links together is no key of one."""
+    error = failure(write, WITH_FALLBACKS.replace(*change))
+    assert (error.source, error.key) == (f"{write}:{line}", key)
+    assert re.search(says, error.message)
+
+
+def test_fallbacks_need_something_to_fall_back_from(write: Path) -> None:
+    """The environment may take the upstream away and forget them."""
+    error = failure(write, WITH_FALLBACKS, {"ESCALADE__UPSTREAM": "null"})
+    assert (error.source, error.key) == (f"{write}:15", "fallbacks")
+    assert "add `upstream:`" in error.message
 
 
 def test_shown_values_load_again_as_the_same_configuration(write: Path) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from escalade.tiers.deadline import upstream_budget_s
+from escalade.tiers.deadline import link_budget_s, upstream_budget_s
 
 seconds = st.floats(min_value=0, max_value=1e6)
 
@@ -36,3 +36,13 @@ def test_no_deadline_means_the_timeout() -> None:
 def test_a_spent_deadline_asks_nobody(late: float) -> None:
     """With nothing left the budget is not positive."""
     assert upstream_budget_s(late, 0.01, 1.0) <= 0
+
+
+@given(left=seconds, links=st.integers(1, 6))
+def test_links_asked_one_after_the_other_never_take_more_than_there_is(left: float, links: int) -> None:
+    """Each takes all that it may: the last one still has its part, and the sum is what there was."""
+    taken: list[float] = []
+    for place in range(links):
+        taken.append(link_budget_s(left - sum(taken), others=place < links - 1))
+    assert sum(taken) <= left * (1 + 1e-9)
+    assert min(taken) >= left / 2**links * (1 - 1e-9)

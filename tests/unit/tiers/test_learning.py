@@ -67,9 +67,9 @@ class SlowUpstream(FakeUpstream):
 
 async def test_a_plain_policy_costs_nothing(make_tier: MakeTier) -> None:
     """For a policy that wants to be told nothing there is nobody who would tell it."""
-    assert make_tier(FakeUpstream(), Threshold(0.9))._followers is None
-    assert make_tier(FakeUpstream(), Explore(Threshold(0.9), 0.1))._followers is None
-    assert isinstance(make_tier(FakeUpstream(), Budgeted(Threshold(0.9), share=0.1))._followers, Followers)
+    assert make_tier(FakeUpstream(), Threshold(0.9))._deciding._followers is None
+    assert make_tier(FakeUpstream(), Explore(Threshold(0.9), 0.1))._deciding._followers is None
+    assert isinstance(make_tier(FakeUpstream(), Budgeted(Threshold(0.9), share=0.1))._deciding._followers, Followers)
 
 
 @pytest.mark.parametrize("inline", [True, False], ids=["inline", "batched"])
@@ -273,4 +273,4 @@ class Forgetful(Policy):
 
 async def test_a_policy_of_ones_own_is_told_only_what_it_overrides(make_tier: MakeTier) -> None:
     """A method that is not there is not called."""
-    assert make_tier(None, Forgetful())._followers is None
+    assert make_tier(None, Forgetful())._deciding._followers is None

@@ -120,6 +120,20 @@ async def test_rows_of_different_shapes_do_not_share_a_call() -> None:
     assert sorted(call.shape for call in upstream.calls) == [(1, 3), (3, 2)]
 
 
+async def test_rows_of_different_priorities_do_not_share_a_call() -> None:
+    """What may take a link that is kept for critical requests takes nobody along; nor do hops get mixed up."""
+    upstream = FakeUpstream()
+    gatherer = gather(upstream)
+    callers = [Caller(), Caller(priority="critical"), Caller(hops=1), Caller(priority="critical")]
+    await asyncio.gather(*(gatherer.infer(rows(1), SOON, caller) for caller in callers))
+    assert [(caller.priority, caller.hops) for caller in upstream.callers] == [
+        ("normal", 0),
+        ("critical", 0),
+        ("normal", 1),
+    ]
+    assert [len(call) for call in upstream.calls] == [1, 2, 1]
+
+
 async def test_a_failed_call_fails_all_its_requests_for_the_same_reason() -> None:
     """Each gets an error of its own: nobody else's traceback grows on it."""
     upstream = FakeUpstream()

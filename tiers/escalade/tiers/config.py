@@ -216,11 +216,27 @@ class BatchingConfig(Section):
     """A model measured faster than this at warm-up runs on the event loop."""
 
 
+class DeviceRateConfig(Section):
+    """How much one device may ask; a device is what `escalade.device` says, or else the caller's IP address."""
+
+    per_s: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    """Rows a second, over any window, of every priority."""
+    burst: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    """Rows at once, and so the most in one request."""
+    max_devices: PositiveInt = 10_000
+    """The one that asked least recently is forgotten beyond, and gets its burst anew."""
+
+
 class LimitsConfig(Section):
     """What bounds a tier's memory and time."""
 
     max_queue: PositiveInt = 1024
-    """Requests in the tier at once; one more is refused with RESOURCE_EXHAUSTED."""
+    """Requests in the tier at once; of more, the least urgent are refused with RESOURCE_EXHAUSTED."""
+    max_unread: Annotated[int, Field(ge=2)] = 256
+    """Calls that gRPC holds while the tier does not come to read them; from half of it on some, beyond it all are
+    refused, unread (CANCELLED)."""
+    device_rate: DeviceRateConfig | None = None
+    """Default: no limit."""
     max_rows: PositiveInt = 256
     """Rows in one request."""
     max_message_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024

@@ -177,7 +177,9 @@ def _fields(keys: Sequence[str | int]) -> list[str]:
     """Return the known keys of the section that `keys` points into."""
     section: type[BaseModel] = TierConfig
     for key in keys[:-1]:
-        field = section.model_fields.get(str(key))
+        if isinstance(key, int):
+            continue
+        field = section.model_fields.get(key)
         annotation = field.annotation if field else None
         inner = [one for one in [annotation, *getattr(annotation, "__args__", ())] if _is_section(one)]
         if not inner:

@@ -12,7 +12,7 @@
      │    ├── TooLargeError      more rows than the tier takes           RESOURCE_EXHAUSTED
      │    └── DeadlineError      its deadline had passed                 DEADLINE_EXCEEDED
      ├── TierError               this tier
-     │    ├── OverloadedError    the queue is full: try later            RESOURCE_EXHAUSTED
+     │    ├── OverloadedError    no room, no time: try later            RESOURCE_EXHAUSTED
      │    ├── UnavailableError   cannot be reached: try another          UNAVAILABLE
      │    │    └── DrainingError stopping: try another                   UNAVAILABLE
      │    └── ModelError         the model failed on this input          INTERNAL
@@ -91,9 +91,21 @@ class TierError(EscaladeError):
 
 
 class OverloadedError(TierError):
-    """The bounded queue is full; nothing was computed."""
+    """There is no room or no time for the request; nothing was computed.
+
+    Parameters
+    ----------
+    cause:
+        Why: one of `metrics.SHED_CAUSES`.
+    retry_s:
+        When to try again; None: unknown.
+    """
 
     outcome = "overloaded"
+
+    def __init__(self, message: str, cause: str = "queue", retry_s: float | None = None) -> None:
+        self.cause, self.retry_s = cause, retry_s
+        super().__init__(message)
 
 
 class UnavailableError(TierError):

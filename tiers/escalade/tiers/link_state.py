@@ -82,6 +82,7 @@ class LinkState:
         self.since: float | None = None
         self.heard = -inf
         """When the peer last answered anything."""
+        self._worked = -inf  # when it last answered a call: only then does it speak of its load
         self.reason = ""
         self.latency_ms = nan
         self.calls: dict[str, int] = {"ok": 0}
@@ -100,7 +101,7 @@ class LinkState:
         elapsed_ms, latency_ms = elapsed_s * 1e3, self.latency_ms
         self.latency_ms = latency_ms + 0.1 * (elapsed_ms - latency_ms) if latency_ms == latency_ms else elapsed_ms
         self.breaker.succeeded(now, elapsed_s)
-        self.heard = now
+        self.heard = self._worked = now
         if self.state == "up" and self._outcome == "ok":
             return False
         return self._alive("ok", now)
@@ -121,10 +122,11 @@ class LinkState:
             return False
         if reason not in _LOST:
             self.breaker.succeeded(now)
-            self.heard = now
+            self.heard = self._worked = now
             return self._alive(reason, now)
         if reason == "unavailable":
-            self._enter("refused", now)
+            if self.state != "frozen":  # it may be the connection that was given up: the next probe will tell
+                self._enter("refused", now)
             self.breaker.failed(now)
         else:
             if self.heard <= now - given_s and not self.breaker.hurried(given_s):  # nothing at all came meanwhile
@@ -148,7 +150,7 @@ class LinkState:
 
     def load(self, said: float, now: float) -> float:
         """Return the peer's load, of which it last said `said`; 0 when that was too long ago."""
-        return said if now - self.heard < LOAD_SECONDS else 0.0
+        return said if now - self._worked < LOAD_SECONDS else 0.0
 
     def facts(self, address: str, load: float, only: Literal["critical"] | None, now: float) -> LinkFacts:
         """Return what is known now; `load` is what the peer last said."""
@@ -173,8 +175,8 @@ class LinkState:
         return self._told(outcome)
 
     def _told(self, outcome: str) -> bool:
-        news, self._outcome = outcome != self._outcome, outcome
-        return news
+        before, self._outcome = self._outcome, outcome
+        return outcome != before and not (outcome in _LOST and before in _LOST)  # how a dead peer is dead may vary
 
     def _enter(self, state: State, now: float) -> None:
         if state != self.state:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import structlog
@@ -90,13 +91,14 @@ class Links:
         links = self._links if caller.priority == "critical" else self._for_all
         clock, last, failure = self._clock, len(links) - 1, None
         deadline = clock() + timeout_s
-        self._budget.earn()
         for place, link in enumerate(links):
             now = clock()
             if now >= deadline or not link.state.breaker.allows(now):
                 continue
             others = place < last and any(other.state.breaker.ready(now) for other in links[place + 1 :])
             given_s = link_budget_s(deadline - now, others=others)
+            if failure is None:
+                self._budget.earn()
             try:
                 return await self._ask(link, x, given_s, caller, again=not others)
             except UpstreamError as error:
@@ -131,18 +133,19 @@ class Links:
         self._probes = [asyncio.create_task(self._watch(link)) for link in self._links if link.probe_s]
 
     async def _watch(self, link: _Link) -> None:
-        peer, state, period_s = link.peer, link.state, link.probe_s
+        peer, state, period_s, asked = link.peer, link.state, link.probe_s, -inf
         while True:
-            asked = self._clock()
-            if asked - state.heard >= period_s:
-                outcome, detail = "ok", ""
-                try:
-                    await peer.ready(period_s)
-                except UpstreamError as error:
-                    outcome, detail = error.reason, str(error)
-                if state.heard < asked or outcome == "ok":  # else a call was answered meanwhile: that counts for more
-                    self._tell(link, state.probed(outcome, self._clock()), outcome, detail)
-            await asyncio.sleep(max(asked, state.heard) + period_s - self._clock())
+            quiet_s = self._clock() - max(asked, state.heard)
+            if quiet_s < period_s:
+                await asyncio.sleep(period_s - quiet_s)
+                continue
+            asked, outcome, detail = self._clock(), "ok", ""
+            try:
+                await peer.ready(period_s)
+            except UpstreamError as error:
+                outcome, detail = error.reason, str(error)
+            if state.heard < asked or outcome == "ok":  # else a call was answered meanwhile: that counts for more
+                self._tell(link, state.probed(outcome, self._clock()), outcome, detail)
 
     async def _ask(self, link: _Link, x: NDArray[Any], given_s: float, caller: Caller, *, again: bool) -> Row | Answer:
         """Ask one link, which may take `given_s`, a second time where that pays; its breaker has let the call pass."""
@@ -157,6 +160,7 @@ class Links:
             self._tell(link, state.failed(error.reason, now, given_s, again=again), error.reason, str(error))
             if not again:
                 raise
+            failure = error
         except BaseException:  # the caller gave up, or worse: the breaker must not wait for this call
             state.breaker.abandoned(self._clock())
             raise
@@ -168,7 +172,7 @@ class Links:
         await asyncio.sleep(jittered_s(self._pause_s, self._uniform()))
         now = self._clock()
         if not state.breaker.allows(now):
-            raise self._not_asked("circuit_open")
+            raise failure
         return await self._ask(link, x, started + given_s - now, caller, again=False)
 
     def _pays(self, state: LinkState, left_s: float) -> bool:

@@ -6,16 +6,22 @@ from bisect import bisect_left
 from math import inf
 from typing import TYPE_CHECKING
 
+import numpy as np
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from escalade.tiers.errors import OverloadedError
 from escalade.tiers.link_metrics import link_families
+from escalade.tiers.outbox.item import PRIORITIES, Priority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from numpy.typing import NDArray
     from prometheus_client.core import Metric
 
+    from escalade.tiers.answer import Answer
+    from escalade.tiers.errors import EscaladeError
     from escalade.tiers.link_state import LinkFacts
 
 SECONDS = (50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -34,6 +40,8 @@ OUTCOMES = (
     "cancelled",
     "failed",
 )
+SHED_CAUSES = ("queue", "deadline", "rate", "displaced")
+"""Why a request was refused for overload: no room, no time, its device's rate, or left for a more urgent one."""
 
 
 class Histogram:
@@ -72,6 +80,7 @@ class TierMetrics(Collector):
         self.requests = dict.fromkeys(OUTCOMES, 0)
         self.actions = {"accept": 0, "escalate": 0, "defer": 0, "abstain": 0}
         self.degraded: dict[str, int] = {}
+        self.shed = {(priority, cause): 0 for priority in PRIORITIES for cause in SHED_CAUSES}
         self.policy_errors = 0
         self.upstream_calls: dict[str, int] = {"ok": 0}
         self.upstream_sent_bytes = 0
@@ -83,6 +92,19 @@ class TierMetrics(Collector):
         self.batch_rows = Histogram(ROWS)
         self.queue_depth: Callable[[], int] = lambda: 0
         self.links: Callable[[], list[LinkFacts]] = list
+        self.load: Callable[[], float] = lambda: 0.0
+
+    def refused(self, error: EscaladeError, priority: Priority) -> None:
+        """Count a request that ended with an error; `priority` is its class."""
+        self.requests[error.outcome] += 1
+        if isinstance(error, OverloadedError):
+            self.shed[priority, error.cause] += 1
+
+    def degrade(self, answer: Answer, rows: NDArray[np.bool_], reason: str) -> None:
+        """Mark rows of an answer as degraded, and count them."""
+        answer.degraded[rows] = True
+        answer.reason = reason
+        self.degraded[reason] = self.degraded.get(reason, 0) + int(np.count_nonzero(rows))
 
     def accepted_row(self, elapsed_s: float, score: float) -> None:
         """Count a request of one row that this tier answered with confidence: the hot path."""
@@ -119,6 +141,12 @@ class TierMetrics(Collector):
         yield counter("escalade_requests", "Requests by how they ended.", self.requests, "outcome")
         yield counter("escalade_actions", "Rows by what the policy decided.", self.actions, "action")
         yield counter("escalade_degraded_rows", "Rows answered below the wanted tier.", self.degraded, "reason")
+        shed = CounterMetricFamily(
+            "escalade_shed", "Requests refused for overload.", labels=[*names, "priority", "cause"]
+        )
+        for (priority, cause), count in self.shed.items():
+            shed.add_metric([*values, priority, cause], count)
+        yield shed
         yield plain("escalade_policy_errors", "Decisions that the policy failed to make.", self.policy_errors)
         yield counter("escalade_upstream_calls", "Calls to the tier above.", self.upstream_calls, "outcome")
         yield plain("escalade_upstream_sent_bytes", "Message bytes sent upward.", self.upstream_sent_bytes)
@@ -139,3 +167,6 @@ class TierMetrics(Collector):
         depth = GaugeMetricFamily("escalade_queue_depth", "Requests in the tier now.", labels=names)
         depth.add_metric(values, self.queue_depth())
         yield depth
+        load = GaugeMetricFamily("escalade_load", "How full the tier is, as its answers say.", labels=names)
+        load.add_metric(values, self.load())
+        yield load

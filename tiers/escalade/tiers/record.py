@@ -70,6 +70,7 @@ class Decided(NamedTuple):
     answered_by: str
     reason: str
     elapsed_ms: float
+    upstream_load: float = 0.0
 
 
 DTYPES: dict[str, Any] = {
@@ -87,11 +88,12 @@ DTYPES: dict[str, Any] = {
     "answered_by": np.str_,
     "reason": np.str_,
     "elapsed_ms": np.float64,
+    "upstream_load": np.float64,
 }
 """Columns of a chunk beside ``id`` (int64), ``posterior`` and ``upper_posterior`` (float32 ``[N, C]``)."""
 
 
-_CONTEXT = ("time_s", "uniform", "remaining_ms", "bytes_up", "upstream_ms", "device")
+_CONTEXT = ("time_s", "uniform", "remaining_ms", "bytes_up", "upstream_ms", "device", "upstream_load")
 _MEMORY: tuple[Literal["commit", "observe", "retune"], ...] = ("commit", "observe", "retune")
 
 
@@ -118,13 +120,13 @@ class Note:
         reason: str = "",
     ) -> None:
         """Hand the rows to the recorder; label and posterior are those of the answer, from whichever tier."""
-        for row, told in enumerate(self._told):
+        for row, (*told, load) in enumerate(self._told):
             upper_label, upper = UNKNOWN, None
             if self._above is not None and self._above[row]:
                 upper_label = UNKNOWN if label is None else int(label[row])
                 upper = None if posterior is None else posterior[row]
             why = reason if degraded is not None and degraded[row] else ""
-            self._recorder.decided(Decided._make((*told, upper_label, upper, tiers[row], why, elapsed_ms)))
+            self._recorder.decided(Decided._make((*told, upper_label, upper, tiers[row], why, elapsed_ms, load)))
 
 
 class Recorder:
@@ -206,6 +208,7 @@ class Recorder:
             context.device,
             label,
             context.posterior,
+            context.upstream_load,
         )
         return Note(self, [told])
 
@@ -224,7 +227,10 @@ class Recorder:
             np.full(len(batch), UNKNOWN) if label is None else label,
         )
         posteriors = [None] * len(batch) if batch.posterior is None else batch.posterior.tolist()
-        return Note(self, list(zip(*(column.tolist() for column in columns), posteriors, strict=True)))
+        return Note(
+            self,
+            list(zip(*(column.tolist() for column in columns), posteriors, batch.upstream_load.tolist(), strict=True)),
+        )
 
     def flush(self) -> None:
         """Write what is buffered; returns when it is on disk."""

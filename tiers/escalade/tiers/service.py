@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from prometheus_client.registry import Collector
 
+    from escalade.tiers.admission import Admission
     from escalade.tiers.answer import Answer
     from escalade.tiers.config import InboxConfig
     from escalade.tiers.corrections import Correction
@@ -52,6 +53,9 @@ if TYPE_CHECKING:
     from escalade.tiers.outbox.item import ReportKind
 
 log = structlog.get_logger(__name__)
+
+WATCH_S = 0.25
+"""Between two looks at how busy the event loop is."""
 
 
 class Service:
@@ -81,6 +85,7 @@ class Service:
         self._server: GrpcServer | None = None
         self._metrics_server: Any = None
         self._retuning: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._recorder: Recorder | None = None
         self._forwarding: Forwarding | None = None
         self._inbox: Inbox | None = None
@@ -208,6 +213,7 @@ class Service:
             default_deadline_s=config.limits.default_deadline_ms / 1e3,
             clock=time.monotonic,
             deliveries=self._deliveries,
+            device_rate=config.limits.device_rate,
         )
         corrections = self._forwarding.corrections if self._forwarding else None
         more = [TierServicer(self.status, corrections, self._inbox)]
@@ -215,10 +221,12 @@ class Service:
             self._servicer,
             config.listen.address,
             max_message_bytes=config.limits.max_message_bytes,
+            max_unread=config.limits.max_unread,
             reflection_on=config.listen.reflection,
             more=more,
         )
         address = await self._server.start()
+        self._watching = asyncio.create_task(_watch_loop(self.tier.admission))
         metrics_port = self._metrics_server.server_port if self._metrics_server else None
         log.info("serving", tier=self.tier_name, address=address, metrics_port=metrics_port)
         return address
@@ -236,10 +244,11 @@ class Service:
             draining=tier.draining,
             queue=tier.pending,
             max_queue=self.config.limits.max_queue,
-            load=tier.pending / self.config.limits.max_queue,
+            load=tier.load,
             requests=dict(metrics.requests),
             actions=dict(metrics.actions),
             degraded=dict(metrics.degraded),
+            shed={" ".join(names): count for names, count in metrics.shed.items()},
             links=[link_status(facts, now) for facts in self.links.facts()] if self.links else [],
             outbox=outbox_status(self._forwarding.outbox) if self._forwarding else None,
             inbox=inbox_status(self._inbox, self._deliveries.repeats) if self._inbox else None,
@@ -301,10 +310,11 @@ class Service:
         if self._server:
             await self._server.stop(max(0.0, stop - time.monotonic()))
             self._server = None
-        if self._retuning:
-            self._retuning.cancel()
-            await asyncio.gather(self._retuning, return_exceptions=True)
-            self._retuning = None
+        for task in (self._retuning, self._watching):
+            if task:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        self._retuning = self._watching = None
         if self._forwarding:
             await self._forwarding.close()
             self._forwarding = None
@@ -362,6 +372,14 @@ def _policy(config: TierConfig, sha256: str) -> Policy:
     except ValueError as error:
         raise ConfigError(f"does not fit the tier: {error}", key="policy") from error
     return policy
+
+
+async def _watch_loop(admission: Admission) -> None:
+    """Tell the admission how busy the event loop is: where it runs the model, that is how full the tier is."""
+    while True:
+        wall_s, cpu_s = time.monotonic(), time.thread_time()
+        await asyncio.sleep(WATCH_S)
+        admission.busy = (time.thread_time() - cpu_s) / (time.monotonic() - wall_s)
 
 
 def _serve_metrics(collectors: Iterable[Collector], address: str) -> Any:

@@ -28,6 +28,11 @@ class Upstream(Protocol):
     that the tier above did not see the rows when it raises.
     """
 
+    @property
+    def load(self) -> float:
+        """How full the tier above said to be in its last answer, 0 to 1; 1 when it refused for overload."""
+        ...
+
     async def infer(self, x: NDArray[Any], timeout_s: float, caller: Caller = PLAIN) -> Row | Answer:
         """Return the answer of the tier above to `x`, `[B, ...]`; a `Row` only where B is 1."""
         ...
@@ -44,12 +49,9 @@ class Peer(Upstream, Protocol):
     ----------
     address:
         Where it is, for logs and metrics.
-    load:
-        What it last said of its load, 0 to 1.
     """
 
     address: str
-    load: float
 
     async def ready(self, timeout_s: float) -> None:
         """Return when the peer says anything at all; UpstreamError when nothing comes in time."""
@@ -67,6 +69,10 @@ class _Item:
     def kind(self) -> tuple[Any, ...]:
         """What is equal in all items of one call."""
         return self.x.shape[1:], self.caller
+
+
+LOAD_S = 2.0
+"""So long what the tier above says of its load counts."""
 
 
 class Gatherer:
@@ -91,6 +97,11 @@ class Gatherer:
         self._closed = False
         self.latency_ms = float("nan")
         """Recent time of a call that was answered: exponentially weighted, over about ten calls."""
+        self._load, self._load_until = 0.0, 0.0
+
+    def load_at(self, now: float) -> float:
+        """Return how full the tier above is as far as is known: 0 where it said nothing lately."""
+        return self._load if now < self._load_until else 0.0
 
     async def infer(self, x: NDArray[Any], deadline: float, caller: Caller = PLAIN) -> list[Answer]:
         """Return the answers to consecutive parts of `x`; UpstreamError when any part had none in time."""
@@ -173,8 +184,12 @@ class Gatherer:
 
     async def _timed(self, x: NDArray[Any], deadline: float, caller: Caller) -> Row | Answer:
         started = self._clock()
-        answer = await self._upstream.infer(x, deadline - started, caller)
-        elapsed_ms = (self._clock() - started) * 1e3
+        try:
+            answer = await self._upstream.infer(x, deadline - started, caller)
+        finally:
+            now = self._clock()
+            self._load, self._load_until = self._upstream.load, now + LOAD_S
+        elapsed_ms = (now - started) * 1e3
         known = self.latency_ms == self.latency_ms
         self.latency_ms = self.latency_ms + 0.1 * (elapsed_ms - self.latency_ms) if known else elapsed_ms
         return answer

@@ -136,4 +136,5 @@ def _with_context(rng: np.random.Generator, score: NDArray[np.float32], posterio
         bytes_up=rng.integers(0, 100_000, rows),
         upstream_ms=np.where(rng.random(rows) < 0.2, np.nan, rng.exponential(20.0, rows)),
         device=rng.integers(0, 5, rows),
+        upstream_load=np.where(rng.random(rows) < 0.5, 0.0, rng.integers(0, 9, rows) / 8),
     )

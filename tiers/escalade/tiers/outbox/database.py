@@ -12,6 +12,7 @@ import os
 import sqlite3
 from collections import Counter
 from contextlib import contextmanager, suppress
+from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -19,7 +20,7 @@ from escalade.tiers.outbox.ages import Ages, age_s
 from escalade.tiers.outbox.errors import CorruptError, OutboxError, is_corrupt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from escalade.tiers.outbox.correction import CorrectionRow
@@ -33,10 +34,10 @@ CORRECTION_COLUMNS = "seq, created_s, delay_s, checksum, device, id, provisional
 KEPT_QUARANTINED = 100
 """Rows; older ones are dropped."""
 MAX_WAL_BYTES = 8 * 1024 * 1024
-ROWS_AT_ONCE = (64, 8, 1)
+_NOTE_RUN = "INSERT OR REPLACE INTO runs VALUES (?, ?)"
+ROWS_AT_ONCE = (64, 32, 16, 8, 4, 2, 1)
 """In one statement: `sqlite3` gives the GIL away at each, and must wait to get it back from a busy loop."""
 _RANKS, _KINDS, _TYPES = range(3), range(3), (bytes, bytes, int)
-_MARKS = "(?,?,?,?,?,?,?,?,?,?,?)"
 _SCHEMAS = {
     1: """
 CREATE TABLE items (
@@ -60,6 +61,10 @@ CREATE TABLE IF NOT EXISTS corrections (
 """,
 }
 """What each version of the format added."""
+
+
+Statement = tuple[str, tuple[Any, ...]]
+"""SQL and its values."""
 
 
 class Kind(NamedTuple):
@@ -120,6 +125,8 @@ class Database:
         self.path, self._kind = path, kind
         self._ages, self._wall_s = Ages(now, wall_s), wall_s
         self._run, self._run_written = 0, False
+        self._delete_from: tuple[str, ...] = ("items",)
+        """With `attempts` once there have been any."""
         self._stale_runs: list[tuple[int]] = []
         self.connection = sqlite3.connect(path, isolation_level=None, timeout=0.2, check_same_thread=False)
         try:
@@ -148,6 +155,8 @@ class Database:
             ).fetchall()
             used = {run for (run,) in self.connection.execute("SELECT DISTINCT run FROM corrections")}
         self._run = max(runs, default=0) + 1
+        if attempts:
+            self._delete_from = ("items", "attempts")
         oldest_s, items, bad = 0.0, list[Known](), list[int]()
         for seq, run, since_s, rank, kind, device, name, own_bytes in stored:
             if rank not in _RANKS or kind not in _KINDS or (type(device), type(name), type(own_bytes)) != _TYPES:
@@ -181,61 +190,56 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Everything inside is on the disk at the end, or nothing of it is stored."""
-        run_written = self._run_written
         with corruption_noticed():
             try:
                 self.connection.execute("BEGIN IMMEDIATE")
                 yield
                 self.connection.execute("COMMIT")
             except BaseException:
-                self._run_written = run_written
                 with suppress(sqlite3.Error):
                     if self.connection.in_transaction:
                         self.connection.execute("ROLLBACK")
                 raise
 
-    def insert(self, rows: list[Row], now: float, wall_s: float) -> None:
-        """Store items, inside a transaction."""
-        if not rows:
-            return
-        ours, start = self._stamp(now, wall_s), 0
-        for size in ROWS_AT_ONCE:
-            statement = f"INSERT INTO items ({COLUMNS}, run, since_s) VALUES {', '.join([_MARKS] * size)}"
-            while start + size <= len(rows):
-                values = chain.from_iterable((*row, *ours) for row in rows[start : start + size])
-                self.connection.execute(statement, tuple(values))
-                start += size
+    def run(self, statements: list[Statement]) -> None:
+        """Run statements in one transaction; all of it is on the disk at the end, or nothing."""
+        if len(statements) == 1:  # is a transaction of its own
+            with corruption_noticed():
+                self.connection.execute(*statements[0])
+        else:
+            with self.transaction():
+                for statement in statements:
+                    self.connection.execute(*statement)
+        self._run_written = self._run_written or any(sql is _NOTE_RUN for sql, _ in statements)
 
-    def insert_corrections(self, rows: list[CorrectionRow], now: float, wall_s: float) -> None:
-        """Store corrections, inside a transaction."""
-        if rows:
-            ours = self._stamp(now, wall_s)
-            self.connection.executemany(
-                f"INSERT INTO corrections ({CORRECTION_COLUMNS}, run, since_s) VALUES (?,?,?,?,?,?,?,?,?,?)",
-                [(*row, *ours) for row in rows],
-            )
+    def insert(self, rows: list[Row], now: float, wall_s: float) -> list[Statement]:
+        """Return the statements that store items."""
+        return self._insert("items", COLUMNS, rows, now, wall_s) if rows else []
 
-    def drop_corrections(self, before: int) -> None:
-        """Drop those with a number less than `before`, inside a transaction."""
-        self.connection.execute("DELETE FROM corrections WHERE seq < ?", (before,))
+    def insert_corrections(self, rows: list[CorrectionRow], now: float, wall_s: float) -> list[Statement]:
+        """Return the statements that store corrections."""
+        return self._insert("corrections", CORRECTION_COLUMNS, rows, now, wall_s) if rows else []
 
-    def skip_numbers(self, seq: int) -> None:
-        """Give nothing a number up to `seq`, inside a transaction."""
-        self.note_last_seq(seq)
-        self.connection.execute("DELETE FROM sqlite_sequence WHERE name = 'corrections' AND seq < ?", (seq,))
-        self.connection.execute(
+    def drop_corrections(self, before: int) -> Statement:
+        """Return the statement that drops those with a number less than `before`."""
+        return "DELETE FROM corrections WHERE seq < ?", (before,)
+
+    def skip_numbers(self, seq: int) -> list[Statement]:
+        """Return the statements after which nothing is given a number up to `seq`."""
+        insert = (
             "INSERT INTO sqlite_sequence SELECT 'corrections', ?"
-            " WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'corrections')",
-            (seq,),
+            " WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'corrections')"
         )
+        delete = "DELETE FROM sqlite_sequence WHERE name = 'corrections' AND seq < ?"
+        return [self.note_last_seq(seq), (delete, (seq,)), (insert, (seq,))]
 
-    def note_last_seq(self, seq: int) -> None:
-        """Give no item a number up to `seq`, even when none is left, inside a transaction."""
-        self.connection.execute(
+    def note_last_seq(self, seq: int) -> Statement:
+        """Return the statement after which no item is given a number up to `seq`, even when none is left."""
+        query = (
             "INSERT INTO counters VALUES ('last_seq', ?)"
-            " ON CONFLICT (name) DO UPDATE SET count = max(count, excluded.count)",
-            (seq,),
+            " ON CONFLICT (name) DO UPDATE SET count = max(count, excluded.count)"
         )
+        return query, (seq,)
 
     def corrections(self, after: int, limit: int) -> list[CorrectionRow]:
         """Return the first corrections with greater numbers than `after`."""
@@ -243,34 +247,38 @@ class Database:
             query = f"SELECT {CORRECTION_COLUMNS} FROM corrections WHERE seq > ? ORDER BY seq LIMIT ?"
             return self.connection.execute(query, (after, limit)).fetchall()
 
-    def delete(self, seqs: Iterable[int]) -> None:
-        """Drop items, inside a transaction."""
-        wanted = (json.dumps(list(seqs)),)
-        self.connection.execute("DELETE FROM items WHERE seq IN (SELECT value FROM json_each(?))", wanted)
-        self.connection.execute("DELETE FROM attempts WHERE seq IN (SELECT value FROM json_each(?))", wanted)
+    def delete(self, seqs: Iterable[int]) -> list[Statement]:
+        """Return the statements that drop items."""
+        wanted = sorted(seqs)
+        if not wanted:
+            return []
+        if wanted[-1] - wanted[0] == len(wanted) - 1:
+            where, values = "seq BETWEEN ? AND ?", (wanted[0], wanted[-1])
+        else:
+            where, values = "seq IN (SELECT value FROM json_each(?))", (json.dumps(wanted),)
+        return [(f"DELETE FROM {table} WHERE {where}", values) for table in self._delete_from]
 
-    def set_attempts(self, counts: dict[int, int]) -> None:
-        """Store how often items have failed, inside a transaction."""
-        self.connection.executemany("INSERT OR REPLACE INTO attempts VALUES (?, ?)", list(counts.items()))
+    def set_attempts(self, counts: dict[int, int]) -> list[Statement]:
+        """Return the statements that store how often items have failed."""
+        if counts:
+            self._delete_from = ("items", "attempts")
+        return [("INSERT OR REPLACE INTO attempts VALUES (?, ?)", pair) for pair in counts.items()]
 
-    def count(self, counts: Counter[str]) -> None:
-        """Add to the counters that outlive a restart, inside a transaction."""
-        self.connection.executemany(
-            "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET count = count + excluded.count",
-            list(counts.items()),
-        )
+    def count(self, counts: Counter[str]) -> list[Statement]:
+        """Return the statements that add to the counters that outlive a restart."""
+        query = "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET count = count + excluded.count"
+        return [(query, pair) for pair in counts.items()]
 
     def counters(self) -> Counter[str]:
         """Return the counters."""
         with corruption_noticed():
             return Counter(dict(self.connection.execute("SELECT name, count FROM counters")))
 
-    def names(self, seqs: Iterable[int]) -> Iterator[tuple[str, str]]:
-        """Yield the device and id of items."""
-        for seq in seqs:
-            with corruption_noticed():
-                row = self.connection.execute("SELECT device, id FROM items WHERE seq = ?", (seq,)).fetchone()
-            yield (_text(row[0]), _text(row[1])) if row else ("", "")
+    def name(self, seq: int) -> tuple[str, str]:
+        """Return the device and id of an item; empty when it is not there."""
+        with corruption_noticed():
+            row = self.connection.execute("SELECT device, id FROM items WHERE seq = ?", (seq,)).fetchone()
+        return (_text(row[0]), _text(row[1])) if row else ("", "")
 
     def rows(self, seqs: list[int]) -> dict[int, Row]:
         """Return stored items by number; those that are not there are missing."""
@@ -281,9 +289,8 @@ class Database:
                     (min(seqs), max(seqs)),
                 )
                 return {row[0]: row for row in found}
-            query = f"SELECT {COLUMNS} FROM items WHERE seq = ?"
-            one_by_one = (self.connection.execute(query, (seq,)).fetchone() for seq in seqs)
-            return {row[0]: row for row in one_by_one if row}
+            query = f"SELECT {COLUMNS} FROM items WHERE seq IN (SELECT value FROM json_each(?))"
+            return {row[0]: row for row in self.connection.execute(query, (json.dumps(seqs),))}
 
     def stored(self, after: int, limit: int) -> list[Row]:
         """Return the first items with greater numbers than `after` that are no escalations."""
@@ -301,9 +308,9 @@ class Database:
                     f" SELECT seq, ?, {columns} FROM items WHERE seq = ?",
                     (self._wall_s, seq),
                 )
-            self.delete(seqs)
             self._trim_quarantine()
-            self.count(Counter({"quarantined": len(seqs)}))
+            for statement in self.delete(seqs) + self.count(Counter({"quarantined": len(seqs)})):
+                self.connection.execute(*statement)
 
     def quarantine_corrections(self, seqs: list[int]) -> None:
         """Set corrections aside as they are, with their numbers negative, and count them."""
@@ -317,7 +324,8 @@ class Database:
                 )
                 self.connection.execute("DELETE FROM corrections WHERE seq = ?", (seq,))
             self._trim_quarantine()
-            self.count(Counter({"quarantined": len(seqs)}))
+            for statement in self.count(Counter({"quarantined": len(seqs)})):
+                self.connection.execute(*statement)
 
     def quarantined(self) -> list[tuple[Any, ...]]:
         """Return the rows set aside, as they are."""
@@ -365,13 +373,28 @@ class Database:
                 connection.execute(f"PRAGMA user_version = {VERSION}")
             sync_folder(self.path.parent)
 
-    def _stamp(self, now: float, wall_s: float) -> tuple[int, float]:
-        """Return this run's number and the time in it, with the run written down; inside a transaction."""
-        if self._ages.jumped(now, wall_s) or not self._run_written:
-            self.connection.execute("INSERT OR REPLACE INTO runs VALUES (?, ?)", (self._run, self._ages.opened_wall_s))
-            self.connection.executemany("DELETE FROM runs WHERE run = ?", self._stale_runs)
-            self._run_written = True
-        return self._run, self._ages.stamp(now)
+    def _insert(
+        self, table: str, columns: str, rows: Sequence[tuple[Any, ...]], now: float, wall_s: float
+    ) -> list[Statement]:
+        statements = self._note_run(now, wall_s)
+        ours, start = (self._run, self._ages.stamp(now)), 0
+        for size in ROWS_AT_ONCE:
+            while start + size <= len(rows):
+                values = [row + ours for row in rows[start : start + size]]
+                sql = _insertion(table, columns, len(values[0]), size)
+                statements.append((sql, tuple(chain.from_iterable(values))))
+                start += size
+        return statements
+
+    def _note_run(self, now: float, wall_s: float) -> list[Statement]:
+        """Return the statements that write this run down, unless it has been."""
+        if not self._ages.jumped(now, wall_s) and self._run_written:
+            return []
+        self._run_written = False
+        return [
+            (_NOTE_RUN, (self._run, self._ages.opened_wall_s)),
+            *(("DELETE FROM runs WHERE run = ?", stale) for stale in self._stale_runs),
+        ]
 
     def _age_s(self, runs: dict[int, float], run: int, since_s: object) -> float:
         return age_s(runs[run], since_s, self._wall_s) if isinstance(since_s, float) and run in runs else 0.0
@@ -382,6 +405,12 @@ class Database:
             " (SELECT seq FROM quarantined ORDER BY wall_s DESC, seq DESC LIMIT ?)",
             (KEPT_QUARANTINED,),
         )
+
+
+@cache
+def _insertion(table: str, columns: str, width: int, rows: int) -> str:
+    marks = ", ".join([f"({', '.join('?' * width)})"] * rows)
+    return f"INSERT INTO {table} ({columns}, run, since_s) VALUES {marks}"
 
 
 @contextmanager

@@ -13,8 +13,8 @@ older than `max_age_s` is evicted whatever its priority, unless it is in flight.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush, heapreplace
 from typing import TYPE_CHECKING
 
 from escalade.tiers.outbox.errors import OutboxFullError
@@ -43,27 +43,45 @@ class OutboxLimits:
             raise ValueError(f"every limit of an outbox must be positive: {self}")
 
 
-@dataclass(slots=True, eq=False)
 class Entry:
-    """What is known in memory about one kept item."""
+    """What is known in memory about one kept item.
 
-    seq: int
-    rank: int
-    device: str
-    size: int
-    since: float
-    """When it was put, on the clock that `now` is of."""
-    attempts: int = 0
-    leased: bool = False
+    Parameters
+    ----------
+    since:
+        When it was put, on the clock that `now` is of.
+    """
+
+    __slots__ = ("attempts", "device", "evicted", "lane", "leased", "rank", "seq", "since", "size")
+    lane: _Lane
+
+    def __init__(self, seq: int, rank: int, device: str, size: int, since: float, attempts: int = 0) -> None:
+        self.seq, self.rank, self.device, self.size, self.since = seq, rank, device, size, since
+        self.attempts = attempts
+        self.leased = self.evicted = False
 
 
-@dataclass(slots=True)
 class _Lane:
-    waiting: deque[Entry] = field(default_factory=deque)
-    """In order; evicted ones are dropped when they come to the front."""
-    leased: int = 0
-    returned: list[Entry] = field(default_factory=list)
-    """Failed, while others of the lane are still in flight."""
+    """The waiting items of one device and priority."""
+
+    __slots__ = ("key", "leased", "returned", "waiting")
+
+    def __init__(self, key: tuple[int, str]) -> None:
+        self.key = key
+        self.waiting: deque[Entry] = deque()
+        """In order; evicted ones are dropped when they come to the front."""
+        self.leased = 0
+        self.returned: list[Entry] = []
+        """Failed, while others of the lane are still in flight."""
+
+    def front(self) -> Entry | None:
+        """Return the next to be taken."""
+        waiting = self.waiting
+        while waiting:
+            if not waiting[0].evicted:
+                return waiting[0]
+            waiting.popleft()
+        return None
 
 
 class Order:
@@ -71,21 +89,21 @@ class Order:
 
     def __init__(self, limits: OutboxLimits) -> None:
         self.limits = limits
-        self.bytes = 0
+        self.bytes = self.count = 0
         self._entries: tuple[OrderedDict[int, Entry], ...] = tuple(OrderedDict() for _ in RANKS)
         self._waiting_bytes = [0 for _ in RANKS]
         self._waiting_count = [0 for _ in RANKS]
         self._lanes: dict[tuple[int, str], _Lane] = {}
-        self._heads: tuple[list[tuple[int, str]], ...] = tuple([] for _ in RANKS)
-        """(seq, device) of lanes that may be taken from; some are stale, see `_ready`."""
+        self._heads: tuple[list[int], ...] = tuple([] for _ in RANKS)
+        """Fronts of lanes that may be taken from; some are stale, see `_ready`."""
 
     def __len__(self) -> int:
-        return sum(map(len, self._entries))
+        return self.count
 
     @property
     def in_flight(self) -> int:
         """How many are leased."""
-        return len(self) - sum(self._waiting_count)
+        return self.count - sum(self._waiting_count)
 
     def depths(self) -> tuple[int, ...]:
         """Return how many items of each priority are kept."""
@@ -97,7 +115,10 @@ class Order:
 
     def find(self, seq: int) -> Entry | None:
         """Return a kept item's entry."""
-        return next((entries[seq] for entries in self._entries if seq in entries), None)
+        for entries in self._entries:
+            if seq in entries:
+                return entries[seq]
+        return None
 
     def add(self, entry: Entry) -> list[Entry]:
         """Append an entry, later than all others; return those evicted for it.
@@ -107,7 +128,9 @@ class Order:
         OutboxFullError
             Not enough room may be made; nothing has changed.
         """
-        victims = self._make_room(entry)
+        limits = self.limits
+        fits = self.bytes + entry.size <= limits.max_bytes and self.count < limits.max_items
+        victims = [] if fits else self._make_room(entry)
         self.load(entry)
         return victims
 
@@ -116,36 +139,40 @@ class Order:
         self._insert(entry)
         lane = self._lane(entry)
         lane.waiting.append(entry)
-        if len(lane.waiting) == 1:
-            self._offer(entry.rank, entry.device, lane)
+        if len(lane.waiting) == 1 and not lane.leased:
+            heappush(self._heads[entry.rank], entry.seq)
 
     def lease_again(self, before: Order) -> None:
         """Lease what was in flight in an earlier index of the same items."""
         for old in (entry for entries in before._entries for entry in entries.values() if entry.leased):
             if (entry := self.find(old.seq)) is not None and not entry.leased:
-                lane = self._lanes[entry.rank, entry.device]
-                lane.waiting.remove(entry)
-                lane.leased += 1
+                entry.lane.waiting.remove(entry)
+                entry.lane.leased += 1
                 entry.leased = True
                 self._count(entry, -1)
 
     def take(self, count: int) -> list[Entry]:
         """Lease up to `count` entries, most urgent first."""
         taken: list[Entry] = []
+        opened: set[_Lane] = set()
         for rank in RANKS:
-            heads, opened = self._heads[rank], set[str]()
+            heads = self._heads[rank]
             while heads and len(taken) < count:
-                seq, device = heappop(heads)
-                lane = self._ready(rank, device, seq, opened)
-                if lane is None:
+                entry = self._entries[rank].get(heads[0])
+                if entry is None or not self._ready(entry, opened):
+                    heappop(heads)
                     continue
-                opened.add(device)
-                entry = lane.waiting.popleft()
+                lane = entry.lane
+                opened.add(lane)
+                lane.waiting.popleft()
                 entry.leased = True
                 lane.leased += 1
                 self._count(entry, -1)
                 taken.append(entry)
-                self._offer(rank, device, lane)
+                if (front := lane.front()) is not None:
+                    heapreplace(heads, front.seq)
+                else:
+                    heappop(heads)
         return taken
 
     def done(self, seq: int) -> Entry | None:
@@ -155,6 +182,7 @@ class Order:
             return None
         del self._entries[entry.rank][seq]
         self.bytes -= entry.size
+        self.count -= 1
         self._settle(entry)
         return entry
 
@@ -166,7 +194,7 @@ class Order:
         entry.leased = False
         entry.attempts += attempted
         self._count(entry, 1)
-        self._lanes[entry.rank, entry.device].returned.append(entry)
+        entry.lane.returned.append(entry)
         self._settle(entry)
         return entry
 
@@ -209,18 +237,17 @@ class Order:
                 if entry.seq not in entries:
                     self._insert(entry)
                     lane = self._lane(entry)
+                    entry.evicted = False
                     if entry not in lane.waiting and entry not in lane.returned:
                         lane.returned.append(entry)
                 entries.move_to_end(entry.seq, last=False)
-            for device in {entry.device for entry in back}:
-                self._reopen(rank, device)
+            for lane in {entry.lane for entry in back}:
+                self._reopen(lane)
 
     def _make_room(self, entry: Entry) -> list[Entry]:
         limits = self.limits
         bytes_over = self.bytes + entry.size - limits.max_bytes
-        count_over = len(self) + 1 - limits.max_items
-        if bytes_over <= 0 and count_over <= 0:
-            return []
+        count_over = self.count + 1 - limits.max_items
         ranks = RANKS[entry.rank :]
         if bytes_over > sum(self._waiting_bytes[r] for r in ranks) or count_over > sum(
             self._waiting_count[r] for r in ranks
@@ -242,67 +269,55 @@ class Order:
             self._remove(victim)
         return victims
 
-    def _ready(self, rank: int, device: str, seq: int, opened: set[str]) -> _Lane | None:
-        """Return the lane if `seq` is its front and it may be taken from; None for a stale head."""
-        lane = self._lanes.get((rank, device))
-        if lane is None or (lane.leased and device not in opened):
-            return None
-        front = self._front(rank, lane)
-        return lane if front is not None and front.seq == seq else None
-
-    def _front(self, rank: int, lane: _Lane) -> Entry | None:
-        while lane.waiting and self._entries[rank].get(lane.waiting[0].seq) is not lane.waiting[0]:
-            lane.waiting.popleft()
-        return lane.waiting[0] if lane.waiting else None
-
-    def _offer(self, rank: int, device: str, lane: _Lane) -> None:
-        """Announce the lane's front, if it has one."""
-        front = self._front(rank, lane)
-        if front is None:
-            return
-        heads = self._heads[rank]
-        heappush(heads, (front.seq, device))
-        if len(heads) > 64 + 4 * len(self._lanes):  # mostly stale: keep what is true
-            fronts = ((self._front(rank, lane), device) for (r, device), lane in self._lanes.items() if r == rank)
-            heads[:] = [(front.seq, device) for front, device in fronts if front is not None]
-            heapify(heads)
+    def _ready(self, entry: Entry, opened: set[_Lane]) -> bool:
+        """Whether an entry is its lane's front and may be taken; if not, it is a stale head."""
+        lane = entry.lane
+        return (not lane.leased or lane in opened) and lane.front() is entry
 
     def _lane(self, entry: Entry) -> _Lane:
         key = (entry.rank, entry.device)
         lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[key] = _Lane()
+            lane = self._lanes[key] = _Lane(key)
+        entry.lane = lane
         return lane
 
     def _settle(self, entry: Entry) -> None:
-        lane = self._lanes[entry.rank, entry.device]
-        lane.leased -= 1
-        if not lane.leased:
-            self._reopen(entry.rank, entry.device)
+        entry.lane.leased -= 1
+        self._reopen(entry.lane)
 
-    def _reopen(self, rank: int, device: str) -> None:
+    def _reopen(self, lane: _Lane) -> None:
         """Let a lane be taken from again, with what came back in its place; forget an empty one."""
-        lane = self._lanes[rank, device]
         if lane.leased:
             return
-        lane.waiting.extendleft(sorted(lane.returned, key=lambda entry: entry.seq, reverse=True))
-        lane.returned.clear()
-        if self._front(rank, lane) is None:
-            del self._lanes[rank, device]
-        else:
-            self._offer(rank, device, lane)
+        if lane.returned:
+            lane.waiting.extendleft(sorted(lane.returned, key=lambda entry: entry.seq, reverse=True))
+            lane.returned.clear()
+        front = lane.front()
+        if front is None:
+            self._lanes.pop(lane.key, None)
+            return
+        heads = self._heads[lane.key[0]]
+        heappush(heads, front.seq)
+        if len(heads) > 64 + 4 * len(self._lanes):  # mostly stale: keep what is true
+            lanes = (lane for (rank, _), lane in self._lanes.items() if rank == front.rank)
+            heads[:] = [front.seq for front in map(_Lane.front, lanes) if front is not None]
+            heapify(heads)
 
     def _insert(self, entry: Entry) -> None:
         self._entries[entry.rank][entry.seq] = entry
         self.bytes += entry.size
+        self.count += 1
         self._count(entry, 1)
 
     def _remove(self, entry: Entry) -> None:
         """Evict a waiting entry; its place in the lane is dropped when it comes to the front."""
         del self._entries[entry.rank][entry.seq]
+        entry.evicted = True
         self.bytes -= entry.size
+        self.count -= 1
         self._count(entry, -1)
-        self._reopen(entry.rank, entry.device)
+        self._reopen(entry.lane)
 
     def _count(self, entry: Entry, sign: int) -> None:
         self._waiting_count[entry.rank] += sign

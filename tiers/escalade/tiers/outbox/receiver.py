@@ -165,13 +165,12 @@ class Receiver(Keeper):
         rows = [to_row(seq, item) for seq, item in enumerate(new.values(), self._next_seq)]
         victims = window.victims(len(new), sum(item.size for item in new.values()), now)
         counts = Counter(f"dropped.{victim.reason}.{KINDS[victim.kind]}" for victim in victims)
+        statements = database.insert(rows, now, wall_s)
+        if victims:
+            statements += database.delete(victim.seq for victim in victims)
+            statements += [database.note_last_seq(rows[-1][0]), *database.count(counts)]
         try:
-            with database.transaction():
-                if victims:
-                    database.delete(victim.seq for victim in victims)
-                    database.note_last_seq(rows[-1][0])
-                    database.count(counts)
-                database.insert(rows, now, wall_s)
+            database.run(statements)
         except (CorruptError, sqlite3.Error, OSError) as error:
             return self._refused(database, error, calls, again)
         window.forget_oldest(len(victims))

@@ -46,9 +46,8 @@ def set_aside(
     fresh = Database(new, kind, now=0.0, wall_s=wall_s, synchronous=synchronous)
     try:
         sound, unsound = _rescue(fresh, path, kind, damaged, wall_s)
-        with fresh.transaction():
-            fresh.count(Counter({"corrupt_files": 1, "quarantined": unsound}))
-            fresh.skip_numbers(int(wall_s * 1000))
+        counts = Counter({"corrupt_files": 1, "quarantined": unsound})
+        fresh.run(fresh.count(counts) + fresh.skip_numbers(int(wall_s * 1000)))
         fresh.checkpoint()
     finally:
         fresh.close()

@@ -17,6 +17,7 @@ from escalade.tiers.outbox.worker import MAX_GROUP, GroupThread
 from escalade.tiers.outbox.writer import Batch, Writer
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from escalade.tiers.outbox.worker import Answers, Request
 
 
-_WRITTEN = ("put", "delivered")
+_SERVED = ("put", "delivered", "take")
 
 
 class Outbox:
@@ -176,11 +177,16 @@ class Outbox:
         await self._thread.close()
 
     def _serve(self, group: list[Request], answers: Answers) -> Callable[[], None] | None:
-        """Write what there is to write in one transaction, then do the rest in turn; runs on the thread."""
+        """Write what there is to write in one transaction, and do the rest; runs on the thread.
+
+        What is taken is given out before the transaction, so that it can be sent during the fsync.
+        """
         writer, batch = self._writer, Batch()
-        for what, argument, _ in group:
+        puts: list[asyncio.Future[Any]] = []
+        for what, argument, answer in group:
             if what == "put":
                 batch.puts.append(argument)
+                puts.append(answer)
             elif what == "done":
                 batch.done += argument
             elif what == "delivered":
@@ -189,22 +195,33 @@ class Outbox:
                 batch.failed += argument
             elif what == "give_up":
                 batch.given_up.append(argument)
-        puts = [request.answer for request in group if request.what == "put"]
-        delivered = [request.answer for request in group if request.what == "delivered"]
         if self._early:
             self._thread.tell([(answer, writer.next_seq + place) for place, answer in enumerate(puts)])
+        places = writer.settle(batch)
+        takes = [request for request in group if request.what == "take"] if len(puts) < len(group) else []
+        early = bool(takes and batch and not writer.has_expired())
+        if early:
+            self._thread.tell([(answer, writer.take(count)) for _, count, answer in takes])
         if batch:
-            written = writer.write(batch)
+            written = writer.write(batch.puts, places)
             answers += zip(puts, written.puts, strict=True)
-            answers += zip(delivered, written.delivered, strict=True)
-        answers += [(answer, self._other(what, argument)) for what, argument, answer in group if what not in _WRITTEN]
+            if places:
+                delivered = (request.answer for request in group if request.what == "delivered")
+                answers += zip(delivered, written.delivered, strict=True)
+        if takes and not early:
+            taken = writer.clean_up()
+            answers += [(answer, writer.take(count) if taken else []) for _, count, answer in takes]
+        if len(puts) < len(group):
+            answers += [
+                (answer, self._other(what, argument)) for what, argument, answer in group if what not in _SERVED
+            ]
+        if not writer.evicted and not writer.recorded:
+            return None
         evicted, recorded, writer.evicted, writer.recorded = writer.evicted, writer.recorded, [], []
-        return partial(self._report, evicted, recorded) if evicted or recorded else None
+        return partial(self._report, evicted, recorded)
 
-    def _other(self, what: str, argument: Any) -> list[Leased] | list[Correction] | OutboxError | None:
+    def _other(self, what: str, argument: Any) -> list[Correction] | OutboxError | None:
         try:
-            if what == "take":
-                return self._writer.take(argument)
             if what == "corrections":
                 return self._writer.corrections(*argument)
             if what == "put_back":

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from escalade.tiers.outbox.database import Database, Synchronous
+    from escalade.tiers.outbox.item import Row
 
 log = structlog.get_logger(__name__)
 
@@ -62,16 +63,6 @@ class Written(NamedTuple):
     """The corrections of each, or why they are not on the disk yet."""
 
 
-class _Out(NamedTuple):
-    """What settling a leased item needs."""
-
-    device: str
-    id: str
-    provisional: bytes
-    priority: str
-    since: float
-
-
 class Writer(Keeper):
     """An outbox without its thread; see `store.Outbox` for the parameters and the promises."""
 
@@ -93,8 +84,8 @@ class Writer(Keeper):
         self.next_seq = 1
         self._order = Order(limits)
         self._ledger = Ledger(limits.max_corrections, limits.max_age_s)
-        self._out: dict[int, _Out] = {}
-        """What is leased."""
+        self._out: dict[int, tuple[Leased, float]] = {}
+        """What is leased, and since when each is kept."""
         self._settled: set[int] = set()
         """Not to be sent again, but not deleted yet."""
         self._owed: list[Correction] = []
@@ -108,24 +99,30 @@ class Writer(Keeper):
         self._logged_at = float("-inf")
         self._publish()
 
-    def write(self, batch: Batch) -> Written:
-        """Do all of it in one transaction."""
+    def settle(self, batch: Batch) -> list[slice]:
+        """Take what is settled out, in memory; return where the corrections of each `delivered` are among those owed.
+
+        `write` is to follow; what is taken in between is in order.
+        """
         for seq in batch.done:
             self._settle(seq)
         for seqs, reason in batch.given_up:
             gone = filter(None, map(self._settle, seqs))
-            self._given_up += [Evicted(out.device, out.id, reason, out.priority) for out in gone]
+            self._given_up += [Evicted(one.item.device, one.item.id, reason, one.item.priority) for one, _ in gone]
         for seq in batch.failed:
             if self._out.pop(seq, None) and (entry := self._order.failed(seq)):
                 self._attempts[seq] = entry.attempts
-        places = [self._owe(delivered) for delivered in batch.delivered]
+        return [self._owe(delivered) for delivered in batch.delivered]
+
+    def write(self, puts: list[Item], places: list[slice]) -> Written:
+        """Write what was put and what was settled, in one transaction."""
         recorded = len(self.recorded)
         try:
-            puts = self._write(batch.puts)
-            return Written(puts, [self.recorded[recorded:][place] for place in places])
+            numbers = self._write(puts)
+            return Written(numbers, [self.recorded[recorded:][place] for place in places])
         except OutboxError as error:
             failed = [error if place.start < place.stop else list[Correction]() for place in places]
-            return Written([error] * len(batch.puts), failed)
+            return Written([error] * len(puts), failed)
         finally:
             self._publish()
 
@@ -135,18 +132,28 @@ class Writer(Keeper):
             self._order.failed(seq, attempted=False)
         self._publish()
 
-    def take(self, count: int) -> list[Leased]:
-        """Lease items, most urgent first; a row that is not what was stored is quarantined instead."""
+    def clean_up(self) -> bool:
+        """Evict what is too old, and write what is owed, if there is any; whether items may be taken."""
         try:
             self.open()
             now = self._clock()
             if self._owing() or self._order.expired(now) or self._ledger.surplus(0, now):
                 self._write([])
         except OutboxError:  # a disk that cannot be written may still be read
-            if self._database is None:
-                return []
-        database = self.open()
-        entries = self._order.take(count)
+            pass
+        finally:
+            self._publish()
+        return self._database is not None
+
+    def has_expired(self) -> bool:
+        """Whether there are items that must be evicted before others are taken."""
+        return bool(self._order.expired(self._clock()))
+
+    def take(self, count: int) -> list[Leased]:
+        """Lease items, most urgent first; a row that is not what was stored is quarantined instead."""
+        if self._database is None:
+            return []
+        database, entries = self._database, self._order.take(count)
         try:
             return self._read(database, entries) if entries else []
         except (CorruptError, sqlite3.Error) as error:
@@ -210,19 +217,20 @@ class Writer(Keeper):
         """Write what is left to write, close the file, give up the lock."""
         if self._database is not None:
             if self._owing():
-                self.write(Batch())
+                self.write([], [])
             self._log_evictions(float("inf"))
         super().close()
         self._order = Order(self._limits)
         self._out.clear()
 
-    def _settle(self, seq: int) -> _Out | None:
+    def _settle(self, seq: int) -> tuple[Leased, float] | None:
         """Take a leased item out for good; None when it is not leased."""
         out = self._out.pop(seq, None)
         if out is not None:
             self._order.done(seq)  # may have been lost with a damaged file meanwhile
             self._settled.add(seq)
-            self._attempts.pop(seq, None)
+            if self._attempts:
+                self._attempts.pop(seq, None)
         return out
 
     def _owe(self, delivered: Sequence[Delivered]) -> slice:
@@ -230,9 +238,8 @@ class Writer(Keeper):
         start, wall_s, now = len(self._owed), self._wall(), self._clock()
         for seq, answer in delivered:
             if (out := self._settle(seq)) is not None and answer:
-                self._owed.append(
-                    Correction(0, out.device, out.id, out.provisional, answer, wall_s, max(0.0, now - out.since))
-                )
+                item, delay_s = out[0].item, max(0.0, now - out[1])
+                self._owed.append(Correction(0, item.device, item.id, item.provisional, answer, wall_s, delay_s))
         return slice(start, len(self._owed))
 
     def _owing(self) -> bool:
@@ -288,19 +295,16 @@ class Writer(Keeper):
         counts.update(f"evicted.{one.reason}.{one.priority}" for one in self._given_up)
         if surplus:
             counts["corrections_dropped"] += surplus
+        statements = database.insert(rows, now, wall_s)
+        statements += database.delete([*self._settled, *(entry.seq for entry, _ in gone)])
+        statements += database.insert_corrections([correction.to_row(one) for one in owed], now, wall_s)
+        if surplus:
+            statements.append(database.drop_corrections(ledger.first_kept(len(owed), surplus)))
+        attempts = {seq: count for seq, count in self._attempts.items() if order.find(seq)}
+        statements += database.set_attempts(attempts) + database.count(counts)
         try:
-            with database.transaction():
-                database.insert(rows, now, wall_s)
-                names = list(database.names(entry.seq for entry, _ in gone))
-                if gone or self._settled:
-                    database.delete([*self._settled, *(entry.seq for entry, _ in gone)])
-                database.insert_corrections(list(map(correction.to_row, owed)), now, wall_s)
-                if surplus:
-                    database.drop_corrections(ledger.first_kept(len(owed), surplus))
-                if self._attempts:
-                    database.set_attempts(self._attempts)
-                if counts:
-                    database.count(counts)
+            names = self._names(database, gone, rows)
+            database.run(statements)
         except (CorruptError, sqlite3.Error, OSError) as error:
             new = {entry.seq for entry in added}
             order.restore([entry for entry, _ in gone if entry.seq not in new])
@@ -329,6 +333,15 @@ class Writer(Keeper):
         self._log_evictions(now)
         return results
 
+    def _names(
+        self, database: Database, gone: list[tuple[Entry, EvictionReason]], new: list[Row]
+    ) -> list[tuple[str, str]]:
+        """Return device and id of evicted items; some may be of those that are about to be written."""
+        if not gone:
+            return []
+        unwritten = {row[0]: (row[5].decode(), row[6].decode()) for row in new}
+        return [unwritten.get(entry.seq) or database.name(entry.seq) for entry, _ in gone]
+
     def _read(self, database: Database, entries: list[Entry]) -> list[Leased]:
         now, leased, bad = self._clock(), list[Leased](), list[int]()
         rows = database.rows([entry.seq for entry in entries])
@@ -339,7 +352,7 @@ class Writer(Keeper):
                 bad.append(entry.seq)
                 continue
             leased.append(Leased(entry.seq, item, entry.attempts, now - entry.since))
-            self._out[entry.seq] = _Out(item.device, item.id, item.provisional, item.priority, entry.since)
+            self._out[entry.seq] = leased[-1], entry.since
         if bad:
             log.error("outbox items are damaged; quarantined", file=str(self.path), items=bad)
             for seq in bad:

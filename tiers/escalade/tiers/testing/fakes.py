@@ -28,6 +28,8 @@ class FakeUpstream:
         A reason of `answer.REASONS`: raised instead of answering.
     hold:
         While set, calls wait (until their timeout) for `hold.set()`.
+    load:
+        How full it says to be.
     calls:
         The inputs of each call, in order.
     timeouts_s, callers:
@@ -39,6 +41,7 @@ class FakeUpstream:
     def __init__(self, posterior: Sequence[float] = (0.01, 0.99), tier: str = "edge_server") -> None:
         self.posterior, self.tier = list(posterior), tier
         self.failure: str | None = None
+        self.load = 0.0
         self.hold: asyncio.Event | None = None
         self.calls: list[NDArray[Any]] = []
         self.timeouts_s: list[float] = []

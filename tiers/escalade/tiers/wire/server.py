@@ -56,11 +56,12 @@ class GrpcServer:
         address: str,
         *,
         max_message_bytes: int,
+        max_unread: int,
         reflection_on: bool,
         more: Sequence[MoreService] = (),
     ) -> None:
         self._servicer, self._address = servicer, address
-        self._server = grpc.aio.server(options=server_options(max_message_bytes))
+        self._server = grpc.aio.server(options=server_options(max_message_bytes, max_unread))
         self._server.add_generic_rpc_handlers([servicer.handler()])
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import isinf
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -10,15 +11,20 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from escalade.protos.oip import open_inference_pb2 as oip
+from escalade.tiers.admission import class_of
 from escalade.tiers.answer import Answer, Row
-from escalade.tiers.errors import EscaladeError, InputError
+from escalade.tiers.caller import PLAIN
+from escalade.tiers.errors import EscaladeError, InputError, OverloadedError
+from escalade.tiers.rate_limit import DeviceRates, host_of
 from escalade.tiers.wire.channel import SERVICE
 from escalade.tiers.wire.codec import Codec, InferRequest, in_stream, request_id_of
-from escalade.tiers.wire.status import status_of
+from escalade.tiers.wire.load import LOAD_BYTES
+from escalade.tiers.wire.status import hint_of, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from escalade.tiers.config import DeviceRateConfig
     from escalade.tiers.deliveries import Deliveries
     from escalade.tiers.tier import Tier
 
@@ -41,6 +47,8 @@ class InferenceServicer:
         The tier's.
     deliveries:
         Recognises what outboxes below send again.
+    device_rate:
+        How much one device may ask; None: whatever it likes.
     """
 
     def __init__(
@@ -51,10 +59,12 @@ class InferenceServicer:
         default_deadline_s: float,
         clock: Callable[[], float],
         deliveries: Deliveries,
+        device_rate: DeviceRateConfig | None = None,
     ) -> None:
         self.codec = Codec(tier.model)
         self._tier, self._version, self._clock = tier, version, clock
         self._default_deadline_s, self._deliveries = default_deadline_s, deliveries
+        self._rates = DeviceRates(device_rate) if device_rate else None
         self._streams: set[_Stream] = set()
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -76,13 +86,14 @@ class InferenceServicer:
         try:
             request = self._read(data)
             if request.caller.delivery:
-                return await self._deliver(request, context.time_remaining())
-            result = self._begin(request, context.time_remaining())
+                return self._with_load(await self._deliver(request, context))
+            result = self._begin(request, context, context.time_remaining())
             answer = result if isinstance(result, (Row, Answer)) else await result
-            return self.codec.encode(request, answer)
+            return self._encode(request, answer)
         except Exception as error:  # noqa: BLE001  # the last line of defence: no text of a surprise leaks
             code, text = self._status(error)
-        await context.abort(code, text)
+            hint = hint_of(error)
+        await context.abort(code, text, hint)
         raise AssertionError("abort raises")  # pragma: no cover
 
     async def model_stream_infer(self, _: Any, context: Context) -> None:
@@ -103,7 +114,7 @@ class InferenceServicer:
         for stream in self._streams:
             stream.stop_reading()
 
-    def begin_stream_request(self, data: bytes) -> tuple[str, bytes | Awaitable[bytes]]:
+    def begin_stream_request(self, data: bytes, context: Context) -> tuple[str, bytes | Awaitable[bytes]]:
         """Return a stream request's id, and its response or an awaitable of it; raises nothing."""
         try:
             request = self._read(data)
@@ -113,16 +124,16 @@ class InferenceServicer:
         try:
             if request.caller.delivery:
                 raise InputError("a delivery is sent by ModelInfer, not in a stream")
-            result = self._begin(request, None)
+            result = self._begin(request, context, None)
             if isinstance(result, (Row, Answer)):
-                return request.id, in_stream(self.codec.encode(request, result))
+                return request.id, in_stream(self._encode(request, result))
         except Exception as error:  # noqa: BLE001  # as above
             return request.id, self._stream_error(request.id, error)
         return request.id, self._finish_stream_request(request, result)
 
     async def _finish_stream_request(self, request: InferRequest, result: Awaitable[Row | Answer]) -> bytes:
         try:
-            return in_stream(self.codec.encode(request, await result))
+            return in_stream(self._encode(request, await result))
         except Exception as error:  # noqa: BLE001  # as above
             return self._stream_error(request.id, error)
 
@@ -136,18 +147,46 @@ class InferenceServicer:
         try:
             return self.codec.decode(data)
         except EscaladeError as error:
-            self._tier.metrics.requests[error.outcome] += 1
+            self._tier.metrics.refused(error, class_of(PLAIN))
             raise
 
-    async def _deliver(self, request: InferRequest, remaining_s: float | None) -> bytes:
+    async def _deliver(self, request: InferRequest, context: Context) -> bytes:
         async def infer() -> Row | Answer:
-            result = self._begin(request, remaining_s)
+            result = self._begin(request, context, context.time_remaining())
             return result if isinstance(result, (Row, Answer)) else await result
 
         return await self._deliveries.answer(request.caller, infer, lambda answer: self.codec.encode(request, answer))
 
-    def _begin(self, request: InferRequest, remaining_s: float | None) -> Row | Answer | Awaitable[Row | Answer]:
+    def _encode(self, request: InferRequest, answer: Row | Answer) -> bytes:
+        return self._with_load(self.codec.encode(request, answer))
+
+    def _with_load(self, response: bytes) -> bytes:
+        """Return the response, with the tier's load where there is any to tell."""
+        load = self._tier.load
+        return response + LOAD_BYTES[load] if load else response
+
+    def _begin(
+        self, request: InferRequest, context: Context, remaining_s: float | None
+    ) -> Row | Answer | Awaitable[Row | Answer]:
+        if self._rates is not None:
+            self._limit(self._rates, request, context)
         return self._tier.begin(request.x, self._deadline(request, remaining_s), request.caller, request.id)
+
+    def _limit(self, rates: DeviceRates, request: InferRequest, context: Context) -> None:
+        """Raise where the device asked too much lately."""
+        device, now = request.caller.device or host_of(context.peer()), self._clock()
+        wait_s = rates.wait_s(device, len(request.x), now)
+        if not wait_s:
+            return
+        if refusals := rates.to_log(now):
+            log.warning("device asks too much", tier=self._tier.name, device=device, refusals=refusals)
+        if isinf(wait_s):
+            text, retry_s = f"sends {len(request.x)} rows at once, more than limits.device_rate.burst; send less", None
+        else:
+            text, retry_s = f"asks more than limits.device_rate; try again in {wait_s:.3g} s", wait_s
+        error = OverloadedError(f"device {device!r} {text}", cause="rate", retry_s=retry_s)
+        self._tier.metrics.refused(error, class_of(request.caller))
+        raise error
 
     def _deadline(self, request: InferRequest, remaining_s: float | None) -> float:
         limit_s = self._default_deadline_s if remaining_s is None else remaining_s
@@ -242,7 +281,7 @@ class _Stream:
             self._waits_for_message = False
             if data is grpc.aio.EOF:
                 return
-            request_id, result = begin(data)
+            request_id, result = begin(data, self._context)
             in_order = not request_id
             if isinstance(result, bytes) and not (in_order and self._last_in_order):
                 await self._write(result)

@@ -25,6 +25,7 @@ _ERROR: dict[grpc.StatusCode, type[errors.EscaladeError]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: errors.OverloadedError,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineError,
     grpc.StatusCode.UNAVAILABLE: errors.UnavailableError,
+    grpc.StatusCode.CANCELLED: errors.OverloadedError,  # by the server: it had no time to read the call
 }
 
 TEXT_LIMIT = 500
@@ -33,7 +34,7 @@ TEXT_LIMIT = 500
 _REASON = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "timeout",
     grpc.StatusCode.UNAVAILABLE: "unavailable",
-    grpc.StatusCode.CANCELLED: "unavailable",
+    grpc.StatusCode.CANCELLED: "overloaded",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "overloaded",
 }
 
@@ -45,6 +46,12 @@ def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
         return grpc.StatusCode.INTERNAL, "internal error; see the tier's log"
     text = str(error)
     return code, text if len(text) <= TEXT_LIMIT else text[:TEXT_LIMIT] + " ..."
+
+
+def hint_of(error: BaseException) -> tuple[tuple[str, str], ...]:
+    """Return trailing metadata that tells a client when to try again, in gRPC's own word for it (gRFC A6)."""
+    retry_s = error.retry_s if isinstance(error, errors.OverloadedError) else None
+    return () if retry_s is None else (("grpc-retry-pushback-ms", str(max(1, round(retry_s * 1e3)))),)
 
 
 def error_of(code: grpc.StatusCode, details: str | None) -> errors.EscaladeError:

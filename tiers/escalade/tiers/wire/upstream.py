@@ -11,6 +11,7 @@ from escalade.tiers.answer import Hop
 from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.errors import UpstreamError
 from escalade.tiers.wire.channel import bytes_call, client_options
+from escalade.tiers.wire.load import load_from_bytes
 from escalade.tiers.wire.messages import answer_from_bytes, request_bytes, row_from_bytes
 from escalade.tiers.wire.status import reason_of
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from escalade.tiers.config import LinkConfig
     from escalade.tiers.metrics import TierMetrics
     from escalade.tiers.model import OnnxModel
+
+SILENCE = ("ping timeout", "timed out")
+"""How gRPC says that a connection, or an attempt at one, ended because nothing was heard from the peer."""
 
 NEXT_TIER = {"endpoint": "edge_node", "edge_node": "edge_server"}
 
@@ -75,6 +79,7 @@ class GrpcUpstream:
                 self.load = 1.0
             raise failure from error
         metrics.upstream_received_bytes += len(response)
+        self.load = load_from_bytes(response)
         if self._posterior and len(x) == 1 and (row := row_from_bytes(response)):
             return row
         answer = answer_from_bytes(
@@ -91,11 +96,19 @@ class GrpcUpstream:
         return answer
 
     async def ready(self, timeout_s: float) -> None:
-        """Return when the peer answers anything to ServerReady, be it that it does not know the method."""
+        """Return when the peer answers anything to ServerReady, be it that it does not know the method.
+
+        Raises
+        ------
+        UpstreamError
+            `timeout` when nothing is heard of it, `unavailable` when its machine refuses the connection.
+        """
         try:
             await self._ready(b"", timeout=timeout_s)
         except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
             failure = _failure(error)
+            if failure.reason == "unavailable" and any(words in str(failure) for words in SILENCE):
+                failure = UpstreamError("timeout", str(failure))
             if failure.reason in ("timeout", "unavailable"):
                 raise failure from error
 

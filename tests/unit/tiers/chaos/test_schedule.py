@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from escalade.tiers.testing.chaos.kinds import KINDS, TIERS
 from escalade.tiers.testing.chaos.schedule import PAUSE_S, WARM_S, schedule
+from escalade.tiers.testing.chaos.storm import storm
 from escalade.tiers.testing.chaos.timing import episodes
 
 SECONDS = 300.0
@@ -41,6 +44,18 @@ def test_faults_leave_time_to_recover_and_end_in_time(seed: int) -> None:
 def test_the_same_seed_gives_the_same_faults(seed: int) -> None:
     """And another seed others: checked once below."""
     assert schedule(seed, SECONDS) == schedule(seed, SECONDS)
+
+
+@given(st.integers(0, 2**32))
+def test_in_a_storm_each_target_has_one_fault_at_a_time(seed: int) -> None:
+    """Several go on at once, all within the given time, and only of kinds that are possible."""
+    faults = storm(seed, 10.0, 60.0, kinds=("kill", "drop_up"))
+    assert {fault.kind for fault in faults} == {"kill", "drop_up"}
+    assert all(10.0 <= fault.start_s < fault.stop_s <= 60.0 for fault in faults)
+    assert any(one.start_s < other.start_s < one.stop_s for one in faults for other in faults)
+    for target in {fault.target for fault in faults}:
+        own = [fault for fault in faults if fault.target == target]
+        assert all(one.stop_s < later.start_s for one, later in pairwise(own))
 
 
 def test_other_seeds_give_other_faults() -> None:

@@ -56,6 +56,7 @@ def as_dict(outcome: Outcome) -> dict[str, Any]:
         "answered": len(history.answers),
         "degraded": dict(reasons),
         "kept": sum(bool(answer.kept) for answer in history.answers),
+        "not_kept": sum(answer.degraded and not answer.kept for answer in history.answers),
         "corrections": len(history.corrections),
         "effects": dict(Counter(effect.tier for effect in history.effects)),
         "bound_ms": round(rules.bound_s * 1e3, 1),
@@ -142,7 +143,7 @@ def summary(outcome: Outcome) -> list[str]:
     kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(one.kind for one in outcome.violations).items())
     lines = [
         f"seed {outcome.seed}: {counts}",
-        f"degraded: {reasons}; {facts['kept']} kept, {facts['corrections']} corrections",
+        f"degraded: {reasons}; {facts['kept']} kept, {facts['not_kept']} not, {facts['corrections']} corrections",
         bound,
         f"violations: {len(outcome.violations)}{f' ({kinds})' if kinds else ''}",
     ]

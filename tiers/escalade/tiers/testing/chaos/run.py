@@ -15,16 +15,18 @@ from escalade.tiers.testing.chaos.fleet import MODEL, Fleet
 from escalade.tiers.testing.chaos.inject import inject
 from escalade.tiers.testing.chaos.kinds import KINDS
 from escalade.tiers.testing.chaos.rules import Rules, Violation
-from escalade.tiers.testing.chaos.schedule import Pair, schedule
+from escalade.tiers.testing.chaos.schedule import PAUSE_S, Pair, schedule
+from escalade.tiers.testing.chaos.storm import storm
 from escalade.tiers.testing.chaos.traffic import Traffic
 from escalade.tiers.testing.chaos.witness import read_corrections
 from escalade.tiers.testing.chaos.world import World
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from escalade.tiers.testing.chaos.history import Fault, History
 
+STORM_S = 45.0
 TAIL_S = 5.5
 """Traffic goes on so long after the last fault: its recovery is seen."""
 SHORT: tuple[Pair, ...] = (("freeze", "edge_server"), ("kill", "endpoint"), ("drop_both", "near"))
@@ -49,7 +51,7 @@ class Outcome:
 async def run(
     *,
     seed: int = 0,
-    seconds: float = 210.0,
+    seconds: float = 260.0,
     rate: float = 40.0,
     pairs: Sequence[Pair] | None = None,
     faults: Sequence[Fault] | None = None,
@@ -63,7 +65,7 @@ async def run(
     seconds, rate:
         How long requests are sent, and how many a second.
     pairs, faults:
-        Exactly these faults, in this order or at these times; else drawn from the seed so that each kind occurs.
+        Exactly these faults, in this order or at these times; else each kind in turn, then a storm, drawn from the seed.
     broken:
         What is switched off in the tiers, separated by spaces: see `launcher.BREAKS`.
     settle_s:
@@ -79,7 +81,7 @@ async def run(
         world = World(seed, Path(scratch))
         async with Fleet(world, Path(scratch), seed=seed, broken=broken) as fleet, Client(fleet.address) as client:
             possible = [kind for kind in KINDS if kind not in fleet.missing]
-            plan = faults if faults is not None else schedule(seed, seconds - TAIL_S, kinds=possible, pairs=pairs)
+            plan = list(faults) if faults is not None else _plan(seed, seconds, possible, pairs)
             rules = Rules(world.posterior, fleet.local_s, fleet.budget_s)
             await _reached(client, world)
             ready_s = time.monotonic()
@@ -95,6 +97,15 @@ async def run(
         ended_s = time.monotonic()
         durations_s = {"start": ready_s - began_s, "traffic": asked_s - ready_s, "settle": ended_s - asked_s}
         return Outcome(seed, rules, history, check(history, rules), fleet.missing, durations_s)
+
+
+def _plan(seed: int, seconds: float, kinds: Collection[str], pairs: Sequence[Pair] | None) -> list[Fault]:
+    """Return exactly `pairs`, or each kind in turn and then a storm."""
+    stop_s = seconds - TAIL_S
+    if pairs is not None:
+        return schedule(seed, stop_s, pairs=pairs)
+    orderly = schedule(seed, stop_s - STORM_S - PAUSE_S, kinds=kinds)
+    return orderly + storm(seed, stop_s - STORM_S, stop_s, kinds=kinds)
 
 
 async def _reached(client: Client, world: World) -> None:

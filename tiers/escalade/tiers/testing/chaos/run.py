@@ -65,7 +65,7 @@ async def run(
     seconds, rate:
         How long requests are sent, and how many a second.
     pairs, faults:
-        Exactly these faults, in this order or at these times; else each kind in turn, then a storm, drawn from the seed.
+        Exactly these faults, in this order or at these times; else each kind in turn and then a storm, as drawn.
     broken:
         What is switched off in the tiers, separated by spaces: see `launcher.BREAKS`.
     settle_s:

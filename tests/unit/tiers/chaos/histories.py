@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from escalade.tiers.testing.chaos.history import Answered, Corrected, Effect, Fault, Given, History, Request
+from escalade.tiers.testing.chaos.history import Answered, Corrected, Effect, Fault, Given, History, Request, Streamed
 from escalade.tiers.testing.chaos.rules import Rules
 
 TIERS = ("endpoint", "edge_node", "edge_server")
@@ -56,4 +56,5 @@ def correct(history: History, answer: Answered) -> None:
     history.corrections.append(
         Corrected(len(history.corrections) + 1, device, answer.kept, answer.id, answer.given, new, 3.0)
     )
+    history.streamed.append(Streamed(len(history.corrections), device, answer.kept))
     history.effects.append(Effect("edge_server", device, answer.kept))

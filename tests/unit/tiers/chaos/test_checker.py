@@ -66,6 +66,18 @@ def lost(history: History) -> None:
     del history.corrections[20]
 
 
+def never_told(history: History) -> None:
+    del history.streamed[20:]
+
+
+def told_twice(history: History) -> None:
+    history.streamed.append(history.streamed[-1])
+
+
+def told_something_else(history: History) -> None:
+    history.streamed[-1] = history.streamed[-1]._replace(item="item-0")
+
+
 def twice(history: History) -> None:
     history.corrections.append(history.corrections[20]._replace(seq=99))
 
@@ -89,6 +101,7 @@ def not_from_above(history: History) -> None:
 def another_device(history: History) -> None:
     one = history.corrections[20]
     history.corrections[20] = one._replace(device="cam-7")
+    history.streamed[20] = history.streamed[20]._replace(device="cam-7")
     history.effects[20] = history.effects[20]._replace(device="cam-7")
 
 
@@ -135,7 +148,10 @@ def never_back(history: History) -> None:
         (of_another_model, {"wrong_answer"}),
         (another_label, {"wrong_answer"}),
         (without_reason, {"no_reason"}),
-        (lost, {"lost"}),
+        (lost, {"lost", "stream"}),
+        (never_told, {"stream"}),
+        (told_twice, {"stream"}),
+        (told_something_else, {"stream"}),
         (twice, {"corrected_twice"}),
         (of_nothing, {"wrong_correction"}),
         (old_answer_differs, {"wrong_correction"}),
@@ -162,7 +178,7 @@ def test_a_violation_names_its_requests() -> None:
     history = good()
     answer = kept(history)
     lost(history)
-    (violation,) = check(history, RULES)
+    violation = next(violation for violation in check(history, RULES) if violation.kind == "lost")
     assert violation.requests == (answer.id,)
 
 

@@ -37,10 +37,13 @@ def main() -> int:
         parser.error(f"--seconds must be more than 0 and at most {MOST_S:g}, --rate more than 0")
     try:
         outcome = asyncio.run(run(seed=options.seed, seconds=seconds, rate=options.rate, pairs=pairs))
+        if not options.short:
+            outcome.mutations = asyncio.run(noticed(seed=options.seed))
     except ValueError as error:
         parser.error(f"--seconds: {error}")
-    if not options.short:
-        outcome.mutations = asyncio.run(noticed(seed=options.seed))
+    except KeyboardInterrupt:
+        print("stopped; nothing is written", file=sys.stderr)
+        return 130
     write(outcome, options.out)
     print(text(outcome))
     print(f"written to {options.out}: chaos.json, chaos.html, history.jsonl")

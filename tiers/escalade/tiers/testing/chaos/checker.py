@@ -7,6 +7,7 @@
 4. *In order*: of two items of one device and priority, of which the first was acknowledged before the second was sent,
    the first has its effect first.
 5. *Corrections match*: one each, to the answer that was given, with what the upper tier's model says.
+   Whoever reads them from the file and whoever subscribes to the stream is told the same.
 6. *Noticed*: a silent peer is noticed within `Rules.notice_s`, costs no second in which more than a few requests wait
    for it in vain once `Rules.spare_s` are over, and answers again within `Rules.recover_s` of healing.
 
@@ -17,7 +18,7 @@ request was under way, or the caller's own channel had not found it again.
 from __future__ import annotations
 
 from escalade.tiers.testing.chaos.history import Answered, Failed, Fault, History, Request
-from escalade.tiers.testing.chaos.kept import corrections, effects
+from escalade.tiers.testing.chaos.kept import corrections, effects, subscription
 from escalade.tiers.testing.chaos.kinds import DOWN
 from escalade.tiers.testing.chaos.rules import Rules, Violation, mismatch
 from escalade.tiers.testing.chaos.timing import episodes, noticed, recovered
@@ -30,6 +31,7 @@ def check(history: History, rules: Rules) -> list[Violation]:
     return [
         *_answers(history, rules),
         *corrections(history, rules),
+        *subscription(history),
         *effects(history),
         *_noticed(history, rules),
     ]

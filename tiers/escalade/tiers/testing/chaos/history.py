@@ -57,7 +57,7 @@ class Failed(NamedTuple):
 
 
 class Corrected(NamedTuple):
-    """A correction reached the subscriber."""
+    """A correction stands in the endpoint's file."""
 
     seq: int
     device: str
@@ -66,6 +66,14 @@ class Corrected(NamedTuple):
     old: Given
     new: Given
     delay_s: float
+
+
+class Streamed(NamedTuple):
+    """A correction came through the stream, to a subscriber that goes on after the last one when it breaks."""
+
+    seq: int
+    device: str
+    item: str
 
 
 class Effect(NamedTuple):
@@ -105,6 +113,7 @@ class History:
     answers: list[Answered] = field(default_factory=list)
     failures: list[Failed] = field(default_factory=list)
     corrections: list[Corrected] = field(default_factory=list)
+    streamed: list[Streamed] = field(default_factory=list)
     effects: list[Effect] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     stalls: list[Stall] = field(default_factory=list)
@@ -136,6 +145,7 @@ _LISTS: dict[Any, str] = {
     Answered: "answers",
     Failed: "failures",
     Corrected: "corrections",
+    Streamed: "streamed",
     Effect: "effects",
     Fault: "faults",
     Stall: "stalls",

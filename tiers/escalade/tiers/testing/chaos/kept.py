@@ -34,6 +34,24 @@ def corrections(history: History, rules: Rules) -> list[Violation]:
     return found
 
 
+def subscription(history: History) -> list[Violation]:
+    """Return how the stream of corrections differs from the file, and what was promised and is missing in it."""
+    told = [(one.seq, one.device, one.item) for one in history.streamed]
+    written = [(one.seq, one.device, one.item) for one in history.corrections]
+    found = []
+    if told != written[: len(told)]:
+        place = next(n for n, one in enumerate(told) if written[n : n + 1] != [one])
+            (n for n, (one, other) in enumerate(zip(told, written, strict=False)) if one != other), len(written)
+        )
+        found.append(Violation("stream", f"it differs from the file at {told[place]}"))
+    items = {item for _, _, item in told}
+    missed = [answer for answer in history.answers if answer.kept and answer.kept not in items]
+    if missed:
+        text = f"{len(missed)} kept items were never told to the subscriber"
+        found.append(Violation("stream", text, tuple(answer.id for answer in missed)))
+    return found
+
+
 def _wrong(one: Corrected, request: Request | None, answer: Answered | None, rules: Rules) -> list[str]:
     if request is None:
         return [f"there was no request {one.request_id!r}"]

@@ -87,11 +87,14 @@ async def run(
             ready_s = time.monotonic()
             traffic = Traffic(client, world, seed=seed, rate=rate, seconds=seconds)
             history = traffic.history
+            subscribed = asyncio.create_task(traffic.subscribe())
             async with asyncio.TaskGroup() as both:
                 both.create_task(traffic.run())
                 both.create_task(inject(fleet, plan, traffic.now_s, history.faults))
             asked_s = time.monotonic()
             await asyncio.to_thread(_settle, fleet, history, settle_s)
+            subscribed.cancel()
+            await asyncio.gather(subscribed, return_exceptions=True)
         history.corrections, history.effects = fleet.corrections, fleet.effects
         history.faults.sort(key=lambda fault: fault.start_s)
         ended_s = time.monotonic()
@@ -119,8 +122,11 @@ async def _reached(client: Client, world: World) -> None:
 
 
 def _settle(fleet: Fleet, history: History, seconds: float) -> None:
-    """Wait until every kept item has its correction, at most so long."""
+    """Wait until every kept item has its correction, in the file and in the stream, at most so long."""
     kept = {answer.kept for answer in history.answers if answer.kept}
     stop = time.monotonic() + seconds
-    while time.monotonic() < stop and not kept <= {one.item for one in read_corrections(fleet.corrections_file)}:
+    while time.monotonic() < stop:
+        told = {one.item for one in history.streamed.copy()}
+        if kept <= told and kept <= {one.item for one in read_corrections(fleet.corrections_file)}:
+            return
         time.sleep(0.2)

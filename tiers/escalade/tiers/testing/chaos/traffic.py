@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from escalade.tiers.caller import Caller
 from escalade.tiers.errors import EscaladeError
 from escalade.tiers.testing.chaos.fleet import MODEL
-from escalade.tiers.testing.chaos.history import Answered, Failed, Given, History, Request, Stall
+from escalade.tiers.testing.chaos.history import Answered, Failed, Given, History, Request, Stall, Streamed
 
 if TYPE_CHECKING:
     from escalade.tiers.answer import Answer
@@ -22,6 +22,7 @@ PRIORITIES = ("critical", "normal", "normal", "bulk")
 DEADLINE_S = 2.0
 """Of each request: far beyond the bound, so that a late answer is seen to be late."""
 BEAT_S, LATE_S = 0.02, 0.02
+AGAIN_S = 0.2
 
 
 class Traffic:
@@ -65,6 +66,16 @@ class Traffic:
             self.history.failures.append(Failed(request.id, self.now_s(), type(error).__name__, str(error)))
         else:
             self.history.answers.append(_answered(request.id, self.now_s(), answer))
+
+    async def subscribe(self) -> None:
+        """Note every correction of the stream until cancelled; after a break go on after the last one."""
+        told = self.history.streamed
+        while True:
+            try:
+                async for one in self._client.corrections(told[-1].seq if told else 0):
+                    told.append(Streamed(one.seq, one.device, one.id))
+            except EscaladeError:
+                await asyncio.sleep(AGAIN_S)
 
     async def _beat(self) -> None:
         """Note when this process itself was not run in time."""

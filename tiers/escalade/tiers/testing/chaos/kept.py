@@ -41,8 +41,6 @@ def subscription(history: History) -> list[Violation]:
     found = []
     if told != written[: len(told)]:
         place = next(n for n, one in enumerate(told) if written[n : n + 1] != [one])
-            (n for n, (one, other) in enumerate(zip(told, written, strict=False)) if one != other), len(written)
-        )
         found.append(Violation("stream", f"it differs from the file at {told[place]}"))
     items = {item for _, _, item in told}
     missed = [answer for answer in history.answers if answer.kept and answer.kept not in items]

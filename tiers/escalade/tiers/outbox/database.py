@@ -34,6 +34,10 @@ CORRECTION_COLUMNS = "seq, created_s, delay_s, checksum, device, id, provisional
 KEPT_QUARANTINED = 100
 """Rows; older ones are dropped."""
 MAX_WAL_BYTES = 8 * 1024 * 1024
+PAGE_BYTES = 16 * 1024
+"""Of files made from now on: half the processor time of the default 4 KiB for items of some kilobytes."""
+CHECKPOINT_BYTES = 4 * 1024 * 1024
+"""SQLite's default, which counts pages."""
 _NOTE_RUN = "INSERT OR REPLACE INTO runs VALUES (?, ?)"
 ROWS_AT_ONCE = (64, 32, 16, 8, 4, 2, 1)
 """In one statement: `sqlite3` gives the GIL away at each, and must wait to get it back from a busy loop."""
@@ -252,8 +256,9 @@ class Database:
         wanted = sorted(seqs)
         if not wanted:
             return []
+        values: tuple[int, int] | tuple[str]
         if wanted[-1] - wanted[0] == len(wanted) - 1:
-            where, values = "seq BETWEEN ? AND ?", (wanted[0], wanted[-1])
+            where, values = "seq BETWEEN ? AND ?", (wanted[0], wanted[-1])  # one walk
         else:
             where, values = "seq IN (SELECT value FROM json_each(?))", (json.dumps(wanted),)
         return [(f"DELETE FROM {table} WHERE {where}", values) for table in self._delete_from]
@@ -361,7 +366,10 @@ class Database:
             raise CorruptError("the file's header is damaged")
         if version > VERSION:
             raise OutboxError(f"{name}: written by a newer escalade (format {version}); update this one")
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # without effect on a file that has tables
         connection.execute("PRAGMA journal_mode = WAL").fetchall()
+        page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
+        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_BYTES // page_bytes}")
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute(f"PRAGMA journal_size_limit = {MAX_WAL_BYTES}")
         if version < VERSION and (upgrade or not tables):

@@ -151,6 +151,7 @@ class Inbox:
         for what, argument, answer in group:
             if what not in ("store", "answered"):
                 answers.append((answer, self._other(what, argument)))
+        receiver.publish()
 
     def _other(self, what: str, argument: Any) -> Seen[bytes] | list[Stored] | OutboxError | None:
         try:

@@ -53,7 +53,7 @@ class Receiver(Keeper):
         self._window = Window(limits)
         self._at_work = DedupWindow[None](window_s=limits.window_s, max_items=limits.max_items)
         self._next_seq = 1
-        self._publish()
+        self.publish()
 
     def keep(self, calls: list[Sequence[Item]]) -> list[list[bool] | OutboxError]:
         """Store the new items of every call, in as few transactions as the limits allow.
@@ -74,9 +74,7 @@ class Receiver(Keeper):
                 continue
             group.append(items)
             count, size = count + len(items), size + call_size
-        results += self._keep(group)
-        self._publish()
-        return results
+        return results + self._keep(group)
 
     def claim(self, name: Name) -> Seen[bytes] | None:
         """Return None for a new item, now claimed, else what is known about it.
@@ -94,14 +92,11 @@ class Receiver(Keeper):
             if found:
                 return Seen(found[0][1].payload if known.kind == 0 else b"")
             self._window.forget({known.seq})
-        seen = self._at_work.claim(*name, now)
-        self._publish()
-        return seen  # type: ignore[return-value]  # no answer
+        return self._at_work.claim(*name, now)  # type: ignore[return-value]  # no answer
 
     def release(self, name: Name) -> None:
         """Forget a claim that has no answer."""
         self._at_work.release(*name)
-        self._publish()
 
     def read(self, after: int, limit: int) -> list[Stored]:
         """Return up to `limit` stored items with numbers greater than `after`; damaged ones are quarantined."""
@@ -212,7 +207,8 @@ class Receiver(Keeper):
             self._counters = self._counters + Counter({"quarantined": len(bad)})
         return found
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
+        """Make the state visible to `stats`."""
         window = self._window
         self._published = (
             window.kinds.copy(),

@@ -215,6 +215,7 @@ class Outbox:
             answers += [
                 (answer, self._other(what, argument)) for what, argument, answer in group if what not in _SERVED
             ]
+        writer.publish()
         if not writer.evicted and not writer.recorded:
             return None
         evicted, recorded, writer.evicted, writer.recorded = writer.evicted, writer.recorded, [], []

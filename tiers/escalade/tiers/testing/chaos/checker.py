@@ -82,16 +82,14 @@ def _answers(history: History, rules: Rules) -> list[Violation]:
 
 def _noticed(history: History, rules: Rules) -> list[Violation]:
     found = []
-    for fault in history.faults:
-        if (notice := noticed(history, fault, rules)) is None:
-            continue
+    for episode in episodes(history.faults):
+        fault, notice = episode.faults[0], noticed(history, episode, rules)
         what = f"{fault.kind} {fault.target} at {fault.start_s:.1f} s"
-        if notice.after_s > rules.notice_s:
+        if notice and notice.after_s > rules.notice_s:
             found.append(Violation("unnoticed", f"{what}: not for {notice.after_s:.1f} s"))
-        if notice.waited:
+        if notice and notice.waited:
             text = f"{what}: {len(notice.waited)} seconds in which requests waited for it in vain"
             found.append(Violation("waited", text, sum(notice.waited, ())))
-    for episode in episodes(history.faults):
         if (recovery := recovered(history, episode, rules)) and recovery.after_s > rules.recover_s:
             text = f"nothing from the {recovery.tier} for {recovery.after_s:.1f} s after {episode.stop_s:.1f} s"
             found.append(Violation("no_recovery", text))

@@ -30,17 +30,16 @@ def fault_rows(outcome: Outcome) -> list[FaultRow]:
     """Return a row for each fault, in order; a recovery stands beside the last fault of those that overlap."""
     history, rows = outcome.history, []
     for episode in episodes(history.faults):
-        recovery = recovered(history, episode, outcome.rules)
-        for fault in episode.faults:
-            notice = noticed(history, fault, outcome.rules)
-            rows.append(
-                FaultRow(
-                    fault,
-                    times(history, fault.start_s, fault.stop_s),
-                    notice.after_s if notice else None,
-                    recovery.after_s if recovery and fault is episode.faults[-1] else None,
-                )
+        recovery, notice = recovered(history, episode, outcome.rules), noticed(history, episode, outcome.rules)
+        rows += [
+            FaultRow(
+                fault,
+                times(history, fault.start_s, fault.stop_s),
+                notice.after_s if notice else None,
+                recovery.after_s if recovery and fault is episode.faults[-1] else None,
             )
+            for fault in episode.faults
+        ]
     return rows
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from escalade.tiers.testing.chaos.history import Fault, History
 
-STORM_S = 45.0
+STORM_S = 30.0
 TAIL_S = 5.5
 """Traffic goes on so long after the last fault: its recovery is seen."""
 SHORT: tuple[Pair, ...] = (("freeze", "edge_server"), ("kill", "endpoint"), ("drop_both", "near"))
@@ -51,7 +51,7 @@ class Outcome:
 async def run(
     *,
     seed: int = 0,
-    seconds: float = 260.0,
+    seconds: float = 235.0,
     rate: float = 40.0,
     pairs: Sequence[Pair] | None = None,
     faults: Sequence[Fault] | None = None,

@@ -15,7 +15,7 @@ WARM_S = 3.0
 """Quiet at first, so that every tier has been reached."""
 PAUSE_S = 5.5
 """Between two faults: a little more than recovery may take."""
-STRETCH = 1.6
+STRETCH = 1.3
 """A fault drawn by chance lasts up to so many times as long as its kind must."""
 LEAD_S = 1.0
 """An offline fault begins so long after the links are cut, and ends so long before."""

@@ -65,12 +65,20 @@ def episodes(faults: Sequence[Fault]) -> list[Episode]:
     ]
 
 
-def noticed(history: History, fault: Fault, rules: Rules) -> Notice | None:
-    """Return how a fault was noticed; None for one that leaves the peer answering, or one too short to tell.
+def noticed(history: History, episode: Episode, rules: Rules) -> Notice | None:
+    """Return how a fault was noticed; None where that cannot be told.
+
+    That is: it leaves the peer answering, or is too short, or not the only one at its time.
 
     A peer is noticed when degraded answers stop waiting for it. A few must go on asking, to learn when it is back.
     """
-    if not KINDS[fault.kind].silent or fault.target == "endpoint" or fault.seconds < rules.notice_s:
+    fault = episode.faults[0]
+    if (
+        len(episode.faults) > 1
+        or not KINDS[fault.kind].silent
+        or fault.target == "endpoint"
+        or fault.seconds < rules.notice_s
+    ):
         return None
     took = _degraded(history, fault.start_s, fault.stop_s)
     if len(took) < FEW:

@@ -2,7 +2,7 @@
 
 Three tiers as processes under the chaos suite's traffic; every kind of fault is done once to everything that it
 can be done to. The bound is the endpoint's own model + what it is configured to spend on others + an allowance for
-the scheduling of a dozen processes on few cores.
+processes that share few cores.
 """
 
 from __future__ import annotations

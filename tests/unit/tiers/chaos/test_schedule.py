@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from escalade.tiers.testing.chaos.kinds import KINDS, TIERS
-from escalade.tiers.testing.chaos.schedule import PAUSE_S, WARM_S, schedule
+from escalade.tiers.testing.chaos.schedule import PAUSE_S, WARM_S, TooShortError, schedule
 from escalade.tiers.testing.chaos.storm import storm
 from escalade.tiers.testing.chaos.timing import episodes
 
@@ -71,5 +71,5 @@ def test_kinds_that_are_not_possible_are_left_out() -> None:
 
 def test_too_short_a_run_is_refused_with_what_it_needs() -> None:
     """Rather than leaving kinds out."""
-    with pytest.raises(ValueError, match=r"^\d+ faults need \d+ s; the run has 30$"):
+    with pytest.raises(TooShortError, match=r"^\d+ faults need \d+ s; the run has 30$"):
         schedule(0, 30.0)

@@ -11,9 +11,9 @@ from escalade.tiers.testing.chaos.mutations import noticed
 from escalade.tiers.testing.chaos.page import write
 from escalade.tiers.testing.chaos.report import text
 from escalade.tiers.testing.chaos.run import SHORT, TAIL_S, run
-from escalade.tiers.testing.chaos.schedule import schedule
+from escalade.tiers.testing.chaos.schedule import TooShortError, schedule
 
-MOST_S = 540.0
+MOST_S = 480.0
 
 
 def main() -> int:
@@ -39,11 +39,16 @@ def main() -> int:
         outcome = asyncio.run(run(seed=options.seed, seconds=seconds, rate=options.rate, pairs=pairs))
         if not options.short:
             outcome.mutations = asyncio.run(noticed(seed=options.seed))
-    except ValueError as error:
+    except TooShortError as error:
         parser.error(f"--seconds: {error}")
     except KeyboardInterrupt:
         print("stopped; nothing is written", file=sys.stderr)
         return 130
+    except (RuntimeError, OSError, ImportError, ExceptionGroup) as error:
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        print(f"the run broke off: {error or type(error).__name__}; nothing is written", file=sys.stderr)
+        return 2
     write(outcome, options.out)
     print(text(outcome))
     print(f"written to {options.out}: chaos.json, chaos.html, history.jsonl")

@@ -73,7 +73,7 @@ async def run(
 
     Raises
     ------
-    ValueError
+    TooShortError
         `seconds` are too few for the faults.
     """
     began_s = time.monotonic()

@@ -24,6 +24,10 @@ Pair = tuple[str, str]
 EVERYTHING: tuple[Pair, ...] = tuple((kind, target) for kind, facts in KINDS.items() for target in facts.targets)
 
 
+class TooShortError(ValueError):
+    """The faults do not fit into the run."""
+
+
 def required(draw: random.Random, kinds: Collection[str]) -> list[Pair]:
     """Return each kind once, and those of processes with every tier."""
     chosen: list[Pair] = []
@@ -49,7 +53,7 @@ def schedule(
 
     Raises
     ------
-    ValueError
+    TooShortError
         `seconds` are too few; the message says how many are needed.
 
     Examples
@@ -69,7 +73,7 @@ def schedule(
         faults += (these := _at(now, *pair, 1.0 if pairs is not None else draw.uniform(1.0, STRETCH)))
         now = max(fault.stop_s for fault in these) + PAUSE_S
     if now - PAUSE_S > seconds:
-        raise ValueError(f"{len(wanted)} faults need {now - PAUSE_S:.0f} s; the run has {seconds:.0f}")
+        raise TooShortError(f"{len(wanted)} faults need {now - PAUSE_S:.0f} s; the run has {seconds:.0f}")
     more = [pair for pair in EVERYTHING if pair[0] in kinds]
     while pairs is None and more:
         these = _at(now, *draw.choice(more), draw.uniform(1.0, STRETCH))

@@ -29,7 +29,8 @@ def rows(outcome: Outcome) -> list[Row]:
     """Return a row for each fault during which the endpoint answered: the slowest answer against the bound."""
     found, bound_ms = [], outcome.rules.bound_s * 1e3
     for fault, times, noticed_s, recovered_s in fault_rows(outcome):
-        if not math.isfinite(times.max_ms):
+        within = any(fault.start_s < other.start_s < fault.stop_s for other in outcome.history.faults)
+        if within or not math.isfinite(times.max_ms):  # a cut that is made for another fault; a dead endpoint
             continue
         detail = f"p50 {times.p50_ms:.1f} ms, p99 {times.p99_ms:.1f} ms; {times.degraded} of {times.requests} degraded"
         detail += f"; noticed after {noticed_s:.2f} s" if noticed_s is not None else ""

@@ -21,7 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m escalade.tiers.testing.chaos", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/chaos"), help="folder of the report")
     parser.add_argument("--seed", type=int, default=0, help="of faults, inputs and losses")
-    parser.add_argument("--seconds", type=float, default=235.0, help="how long requests are sent")
+    parser.add_argument("--seconds", type=float, default=245.0, help="how long requests are sent")
     parser.add_argument("--rate", type=float, default=40.0, help="requests a second")
     parser.add_argument(
         "--short",

@@ -54,5 +54,7 @@ KINDS = {
     "power_cut": Kind("the disk stops at once; kill -9", ("endpoint",), seconds=1.0, silent=False, offline=True),
 }
 
+KILLING = frozenset({"kill", "power_cut"})
+"""Kinds that end a process, which must start again."""
 DOWN = frozenset({"kill", "freeze"})
 """Kinds during which a tier does not run: an endpoint takes no requests then."""

@@ -51,7 +51,7 @@ class Outcome:
 async def run(
     *,
     seed: int = 0,
-    seconds: float = 235.0,
+    seconds: float = 245.0,
     rate: float = 40.0,
     pairs: Sequence[Pair] | None = None,
     faults: Sequence[Fault] | None = None,

@@ -6,7 +6,7 @@ import random
 from typing import TYPE_CHECKING
 
 from escalade.tiers.testing.chaos.history import Fault
-from escalade.tiers.testing.chaos.kinds import CELL, DOWN, KINDS
+from escalade.tiers.testing.chaos.kinds import CELL, DOWN, KILLING, KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -17,6 +17,8 @@ PAUSE_S = 5.5
 """Between two faults: a little more than recovery may take."""
 STRETCH = 1.3
 """A fault drawn by chance lasts up to so many times as long as its kind must."""
+RESTART_S = 2.0
+"""More after a tier was killed: it must start before anyone can recover."""
 LEAD_S = 1.0
 """An offline fault begins so long after the links are cut, and ends so long before."""
 
@@ -71,17 +73,22 @@ def schedule(
     now = WARM_S
     for pair in wanted:
         faults += (these := _at(now, *pair, 1.0 if pairs is not None else draw.uniform(1.0, STRETCH)))
-        now = max(fault.stop_s for fault in these) + PAUSE_S
+        now = _over(these) + PAUSE_S
     if now - PAUSE_S > seconds:
         raise TooShortError(f"{len(wanted)} faults need {now - PAUSE_S:.0f} s; the run has {seconds:.0f}")
     more = [pair for pair in EVERYTHING if pair[0] in kinds]
     while pairs is None and more:
         these = _at(now, *draw.choice(more), draw.uniform(1.0, STRETCH))
-        now = max(fault.stop_s for fault in these) + PAUSE_S
+        now = _over(these) + PAUSE_S
         if now > seconds:
             break
         faults += these
     return faults
+
+
+def _over(faults: Sequence[Fault]) -> float:
+    """Return when all of them are over and everything runs again."""
+    return max(fault.stop_s + (RESTART_S if fault.kind in KILLING else 0.0) for fault in faults)
 
 
 def _at(start_s: float, kind: str, target: str, stretch: float) -> list[Fault]:

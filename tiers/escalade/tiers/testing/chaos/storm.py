@@ -6,7 +6,7 @@ import random
 from typing import TYPE_CHECKING
 
 from escalade.tiers.testing.chaos.history import Fault
-from escalade.tiers.testing.chaos.kinds import CELL, KINDS, LINKS, TIERS
+from escalade.tiers.testing.chaos.kinds import CELL, KILLING, KINDS, LINKS, TIERS
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -50,5 +50,5 @@ def storm(seed: int, start_s: float, stop_s: float, *, kinds: Collection[str] = 
             continue
         kind, lasts_s = draw.choice(possible), draw.uniform(SHORTEST_S, LONGEST_S)
         faults.append(Fault(kind, target, now, now + lasts_s))
-        free_s[target] = now + lasts_s + (RESTART_S if kind in ("kill", "power_cut") else BREATH_S)
+        free_s[target] = now + lasts_s + (RESTART_S if kind in KILLING else BREATH_S)
     return faults

@@ -137,15 +137,16 @@ def _row(case: Case, name: str, times: int, samples: list[dict[str, Any]]) -> Ro
 def main() -> None:
     """Read the options, run, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=sorted({case.model for case in CASES}), help="the cases of one model")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="of load in one measurement")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where to write")
     options = parser.parse_args()
     results = Results({"rounds": options.rounds, "seconds": options.seconds, "deadline_ms": DEADLINE_MS})
     with tempfile.TemporaryDirectory(prefix="escalade-bench-") as name:
         folder = Path(name)
         models = Models.build(folder)
-        for case in CASES:
+        for case in [case for case in CASES if options.only in (None, case.model)]:
             print(case.what, "...", flush=True)
             model = getattr(models, case.model)
             results.add(*measure(case, model, folder, rounds=options.rounds, seconds=options.seconds))

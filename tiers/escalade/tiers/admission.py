@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from escalade.tiers.caller import Caller
     from escalade.tiers.outbox.item import Priority
 
-MARGIN = 1.25
-"""An answer must be expected in this part less of the time left: runs vary, and the answer has a way to go."""
+MARGIN = 1.5
+"""What an answer is expected to take, times this, must fit into the time left: runs vary, more urgent requests
+come in between, and the answer has a way to go. A shorter queue costs no throughput."""
 NEWEST = 0.2
 """Weight of the newest measurement in a running mean."""
 IDLE_BUSY = 0.5
@@ -173,6 +174,8 @@ class Admission:
 
         1 means: what comes now can hardly be answered within the time that callers give.
         """
+        if not pending and self.busy <= IDLE_BUSY:
+            return 0.0
         full = max(pending / self._max_queue, (self.busy - IDLE_BUSY) / (1.0 - IDLE_BUSY))
         if (rows := sum(waiting)) and self._budget_s < inf:
             full = max(full, self._work_s(rows) * MARGIN / self._budget_s)

@@ -10,57 +10,21 @@ from pathlib import Path
 from socket import gethostname
 from typing import Annotated, Any, Literal
 
-import numpy as np
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationInfo, model_validator
 
+from escalade.tiers.aggregator.config import AggregateConfig, AggregatorConfig
+from escalade.tiers.config_types import DTYPES as DTYPES
+from escalade.tiers.config_types import Address, Datatype, Milliseconds, PositiveInt
+from escalade.tiers.config_types import RecordConfig as RecordConfig
+from escalade.tiers.config_types import Section as Section
+from escalade.tiers.config_types import host_port as host_port
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.preprocess import StepSpec
 from escalade.tiers.providers import Provider, full_name
 
 TierName = Literal["endpoint", "edge_node", "edge_server"]
 OutputKind = Literal["logits", "posterior", "raw"]
-Datatype = Literal[
-    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"
-]
-DTYPES: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_),
-    "UINT8": np.dtype("<u1"),
-    "UINT16": np.dtype("<u2"),
-    "UINT32": np.dtype("<u4"),
-    "UINT64": np.dtype("<u8"),
-    "INT8": np.dtype("<i1"),
-    "INT16": np.dtype("<i2"),
-    "INT32": np.dtype("<i4"),
-    "INT64": np.dtype("<i8"),
-    "FP16": np.dtype("<f2"),
-    "FP32": np.dtype("<f4"),
-    "FP64": np.dtype("<f8"),
-}
-"""The protocol's names of tensor types, as numpy types."""
-
 DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
-
-
-def host_port(address: str) -> tuple[str, int]:
-    """Split `host:port` (or `[::1]:port`); ValueError when it is neither."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or "/" in host or not port.isdigit() or int(port) > 65535:
-        raise ValueError(f"{address!r} is not host:port, for example 127.0.0.1:8001")
-    return host.strip("[]"), int(port)
-
-
-def _address(value: str) -> str:
-    host_port(value)
-    return value
 
 
 def _provider(value: Any) -> Any:
@@ -72,17 +36,6 @@ def _provider(value: Any) -> Any:
         except ConfigError as error:
             raise ValueError(error.message) from error
     return value
-
-
-Address = Annotated[str, AfterValidator(_address)]
-PositiveInt = Annotated[int, Field(ge=1)]
-Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """Frozen, and no key that is not written here."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 class InputConfig(Section):
@@ -260,21 +213,6 @@ class LogConfig(Section):
     """`auto`: for people on a terminal, JSON otherwise."""
 
 
-class RecordConfig(Section):
-    """Where decisions and what came of them are kept, for `escalade record` and `escalade policy`."""
-
-    folder: Path
-    """One of its own for each tier; made when missing."""
-    max_mb: Annotated[float, Field(ge=8, allow_inf_nan=False)] = 256.0
-    """The oldest chunks are removed beyond."""
-    flush_rows: PositiveInt = 4096
-    """Rows of a chunk, fewer where the posteriors are long."""
-    flush_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
-    """The longest time a row waits in memory; what a process that dies loses."""
-    format: Literal["npz", "parquet"] = "npz"
-    """`parquet` needs pyarrow."""
-
-
 class OutboxConfig(Section):
     """What could not be asked now is kept here and asked later; see docs/operations.md."""
 
@@ -345,6 +283,10 @@ class TierConfig(Section):
     outbox: OutboxConfig | None = None
     inbox: InboxConfig | None = None
     record: RecordConfig | None = None
+    aggregate: AggregateConfig | None = None
+    """What this tier answers is reported to an aggregator."""
+    aggregator: AggregatorConfig | None = None
+    """On an edge server: fuses what several edge nodes report of one event."""
     log: LogConfig = LogConfig()
     _folder: Path = PrivateAttr(Path())
 
@@ -368,7 +310,12 @@ class TierConfig(Section):
             outbox = outbox.model_copy(update={"file": folder / outbox.file, "corrections": lines})
         if inbox:
             inbox = inbox.model_copy(update={"file": folder / inbox.file})
-        config = self.model_copy(update={"model": model, "record": record, "outbox": outbox, "inbox": inbox})
+        parts = {"model": model, "record": record, "outbox": outbox, "inbox": inbox}
+        reports = {
+            name: part and part.in_folder(folder)
+            for name, part in (("aggregate", self.aggregate), ("aggregator", self.aggregator))
+        }
+        config = self.model_copy(update={**parts, **reports})
         config._folder = folder
         return config
 
@@ -386,3 +333,11 @@ class TierConfig(Section):
                 "an upstream without a policy would never be asked; add `policy: {name: Threshold, threshold: 0.8}`"
             )
         return data
+
+    @model_validator(mode="after")
+    def _each_block_on_its_tier(self) -> TierConfig:
+        if self.aggregator and self.tier != "edge_server":
+            raise ValueError(f"`aggregator:` belongs to an edge_server, not to an {self.tier}")
+        if self.aggregate and self.tier == "edge_server":
+            raise ValueError("`aggregate:` belongs to the nodes that report, not to the edge_server they report to")
+        return self

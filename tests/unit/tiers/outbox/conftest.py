@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from escalade.tiers.outbox import Inbox, InboxLimits, Item, Outbox, OutboxLimits
-from escalade.tiers.outbox.database import PAGE_BYTES
+from escalade.tiers.outbox.file import PAGE_BYTES
 
 T = TypeVar("T")
 TODAY_S = 1_800_000_000.0

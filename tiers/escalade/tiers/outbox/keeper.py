@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from escalade.tiers.outbox.database import Kind, Synchronous
+    from escalade.tiers.outbox.file import Kind, Synchronous
 
 log = structlog.get_logger(__name__)
 

@@ -8,8 +8,9 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from escalade.tiers.outbox.correction import from_row as correction_from_row
-from escalade.tiers.outbox.database import OUTBOX, Database
+from escalade.tiers.outbox.database import Database
 from escalade.tiers.outbox.errors import CorruptError, OutboxError, explained
+from escalade.tiers.outbox.file import OUTBOX
 from escalade.tiers.outbox.item import Item, Leased, from_row
 from escalade.tiers.outbox.lock import FileLock
 from escalade.tiers.outbox.salvage import aside_files, drop_aside_files, finish

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from escalade.tiers.outbox.database import INBOX
 from escalade.tiers.outbox.dedup import DedupWindow, Seen
 from escalade.tiers.outbox.errors import CorruptError, OutboxError, OutboxFullError
+from escalade.tiers.outbox.file import INBOX
 from escalade.tiers.outbox.item import ITEM_OVERHEAD_BYTES, KINDS, Item, from_row, to_row
 from escalade.tiers.outbox.keeper import Keeper
 from escalade.tiers.outbox.stats import InboxStats
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from escalade.tiers.outbox.database import Database, Synchronous
+    from escalade.tiers.outbox.database import Database
+    from escalade.tiers.outbox.file import Synchronous
     from escalade.tiers.outbox.item import Row
 
 log = structlog.get_logger(__name__)

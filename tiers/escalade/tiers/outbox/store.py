@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from escalade.tiers.outbox.correction import Correction, Delivered
-    from escalade.tiers.outbox.database import Synchronous
+    from escalade.tiers.outbox.file import Synchronous
     from escalade.tiers.outbox.item import Item, Leased
     from escalade.tiers.outbox.stats import Evicted, EvictionReason, OutboxStats
     from escalade.tiers.outbox.worker import Answers, Request

@@ -18,8 +18,8 @@ import structlog
 
 from escalade.tiers.outbox import correction
 from escalade.tiers.outbox.correction import Correction, Delivered
-from escalade.tiers.outbox.database import OUTBOX
 from escalade.tiers.outbox.errors import CorruptError, OutboxError, OutboxFullError
+from escalade.tiers.outbox.file import OUTBOX
 from escalade.tiers.outbox.item import ITEM_OVERHEAD_BYTES, PRIORITIES, RANKS, Item, Leased, from_row, to_row
 from escalade.tiers.outbox.keeper import Keeper
 from escalade.tiers.outbox.ledger import Ledger
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from escalade.tiers.outbox.database import Database, Synchronous
+    from escalade.tiers.outbox.database import Database
+    from escalade.tiers.outbox.file import Synchronous
     from escalade.tiers.outbox.item import Row
 
 log = structlog.get_logger(__name__)
@@ -286,11 +287,9 @@ class Writer(Keeper):
             self._refused += refused
             return results
         owed = [one._replace(seq=seq) for seq, one in enumerate(owed, ledger.last_seq + 1)]
-        counts: Counter[str] = Counter()
-        if gone or surplus or self._given_up:
-            counts.update(f"evicted.{reason}.{PRIORITIES[entry.rank]}" for entry, reason in gone)
-            counts.update(f"evicted.{one.reason}.{one.priority}" for one in self._given_up)
-            counts["corrections_dropped"] += surplus
+        counts: Counter[str] = Counter({"corrections_dropped": surplus} if surplus else {})
+        counts.update(f"evicted.{reason}.{PRIORITIES[entry.rank]}" for entry, reason in gone)
+        counts.update(f"evicted.{one.reason}.{one.priority}" for one in self._given_up)
         statements = database.insert(rows, now, wall_s)
         statements += database.delete([*self._settled, *(entry.seq for entry, _ in gone)])
         statements += database.insert_corrections([correction.to_row(one) for one in owed], now, wall_s)

@@ -10,6 +10,7 @@ _STATUS: dict[type[errors.EscaladeError], grpc.StatusCode] = {
     errors.InputError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
     errors.NotServedError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ForgottenError: grpc.StatusCode.OUT_OF_RANGE,
     errors.TooLargeError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -21,6 +22,7 @@ _STATUS: dict[type[errors.EscaladeError], grpc.StatusCode] = {
 _ERROR: dict[grpc.StatusCode, type[errors.EscaladeError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.InputError,
     grpc.StatusCode.NOT_FOUND: errors.NotFoundError,
+    grpc.StatusCode.OUT_OF_RANGE: errors.ForgottenError,
     grpc.StatusCode.FAILED_PRECONDITION: errors.NotServedError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: errors.OverloadedError,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineError,

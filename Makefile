@@ -44,7 +44,7 @@ bench-policies: setup ## guarantees, learners and the cost of a decision; DATA=.
 	$(BIN)/python -m benchmarks.learning --data $(DATA)
 
 CHAOS ?=
-chaos: setup     ## three tiers under faults for four minutes, and what their callers saw; CHAOS=--short for 45 seconds
+chaos: setup     ## three tiers under faults for four minutes, and what their callers saw; CHAOS=--short for half a minute
 	$(BIN)/python -m escalade.tiers.testing.chaos --out runs/chaos $(CHAOS)
 
 interop: setup .venvs/mlserver/.ready ## an edge node above which stands MLServer, in an environment of its own

@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument(
         "--short",
         action="store_true",
-        help="three faults in 40 seconds, whatever --seconds says, and no test of the checker",
+        help="a few faults in half a minute, whatever --seconds says, and no test of the checker",
     )
     options = parser.parse_args()
     seconds, pairs = options.seconds, None

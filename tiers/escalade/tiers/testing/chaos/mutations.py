@@ -12,7 +12,7 @@ from escalade.tiers.testing.chaos.run import run
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SECONDS, SETTLE_S = 8.0, 3.0
+SECONDS, SETTLE_S = 8.0, 2.0
 
 
 class Mutation(NamedTuple):

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 STORM_S = 30.0
 TAIL_S = 5.5
 """Traffic goes on so long after the last fault: its recovery is seen."""
-SHORT: tuple[Pair, ...] = (("freeze", "edge_server"), ("kill", "endpoint"), ("drop_both", "near"))
-"""Some of each: a silent tier, an outbox that dies at work, a cut link."""
+SHORT: tuple[Pair, ...] = (("freeze", "edge_server"), ("kill", "endpoint"))
+"""A silent tier; links that are cut, and an outbox that dies at work meanwhile."""
 
 
 @dataclass

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from benchmarks.report import Results, Row, environment
 from escalade.tiers.testing.chaos.report import fault_rows, summary
 from escalade.tiers.testing.chaos.run import TAIL_S, run
-from escalade.tiers.testing.chaos.schedule import EVERYTHING, schedule
+from escalade.tiers.testing.chaos.schedule import EVERYTHING, over_s, schedule
 
 if TYPE_CHECKING:
     from escalade.tiers.testing.chaos.run import Outcome
@@ -41,7 +41,7 @@ def rows(outcome: Outcome) -> list[Row]:
 
 async def measure(pairs: tuple[tuple[str, str], ...], rate: float) -> tuple[Outcome, dict[str, float]]:
     """Run the faults one after the other."""
-    seconds = max(fault.stop_s for fault in schedule(0, math.inf, pairs=pairs)) + TAIL_S
+    seconds = over_s(schedule(0, math.inf, pairs=pairs)) + TAIL_S
     outcome = await run(seconds=seconds, rate=rate, pairs=pairs)
     return outcome, {"seconds": seconds, "requests_per_s": rate}
 

@@ -11,7 +11,7 @@ from escalade.tiers.testing.chaos.mutations import noticed
 from escalade.tiers.testing.chaos.page import write
 from escalade.tiers.testing.chaos.report import text
 from escalade.tiers.testing.chaos.run import SHORT, TAIL_S, run
-from escalade.tiers.testing.chaos.schedule import TooShortError, schedule
+from escalade.tiers.testing.chaos.schedule import TooShortError, over_s, schedule
 
 MOST_S = 480.0
 
@@ -32,7 +32,7 @@ def main() -> int:
     seconds, pairs = options.seconds, None
     if options.short:
         pairs = SHORT
-        seconds = max(fault.stop_s for fault in schedule(options.seed, MOST_S, pairs=SHORT)) + TAIL_S
+        seconds = over_s(schedule(options.seed, MOST_S, pairs=SHORT)) + TAIL_S
     if not 0 < seconds <= MOST_S or options.rate <= 0:
         parser.error(f"--seconds must be more than 0 and at most {MOST_S:g}, --rate more than 0")
     try:

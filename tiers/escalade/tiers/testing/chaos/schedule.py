@@ -73,20 +73,20 @@ def schedule(
     now = WARM_S
     for pair in wanted:
         faults += (these := _at(now, *pair, 1.0 if pairs is not None else draw.uniform(1.0, STRETCH)))
-        now = _over(these) + PAUSE_S
+        now = over_s(these) + PAUSE_S
     if now - PAUSE_S > seconds:
         raise TooShortError(f"{len(wanted)} faults need {now - PAUSE_S:.0f} s; the run has {seconds:.0f}")
     more = [pair for pair in EVERYTHING if pair[0] in kinds]
     while pairs is None and more:
         these = _at(now, *draw.choice(more), draw.uniform(1.0, STRETCH))
-        now = _over(these) + PAUSE_S
+        now = over_s(these) + PAUSE_S
         if now > seconds:
             break
         faults += these
     return faults
 
 
-def _over(faults: Sequence[Fault]) -> float:
+def over_s(faults: Sequence[Fault]) -> float:
     """Return when all of them are over and everything runs again."""
     return max(fault.stop_s + (RESTART_S if fault.kind in KILLING else 0.0) for fault in faults)
 

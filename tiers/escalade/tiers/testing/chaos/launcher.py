@@ -5,10 +5,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import runpy
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from escalade.tiers.outbox.item import Item
 
 LATE_COMMIT_S = 0.3
 
@@ -25,20 +29,28 @@ def without_breaker() -> None:
 
 
 def without_fsync() -> None:
-    """Acknowledge before the commit, which comes late and is not synced: a kill loses what a power cut would."""
+    """Acknowledge at once, commit late and do not sync: a kill then loses what otherwise a power cut would."""
     from escalade.tiers.outbox.store import Outbox
     from escalade.tiers.outbox.writer import Writer
 
-    made, write = Outbox.__init__, Writer.write
+    made, put, write = Outbox.__init__, Outbox.put, Writer.write
+    under_way = set[asyncio.Task[int]]()
 
-    def early(self: Outbox, *args: Any, **options: Any) -> None:
-        made(self, *args, **(options | {"synchronous": "OFF", "acknowledge": "before_commit"}))
+    def unsynced(self: Outbox, *args: Any, **options: Any) -> None:
+        made(self, *args, **(options | {"synchronous": "OFF"}))
+
+    async def early(self: Outbox, item: Item) -> int:
+        task = asyncio.create_task(put(self, item))
+        under_way.add(task)
+        task.add_done_callback(under_way.discard)
+        return 0
 
     def late(self: Writer, *args: Any, **options: Any) -> Any:
         time.sleep(LATE_COMMIT_S)
         return write(self, *args, **options)
 
-    Outbox.__init__ = early  # type: ignore[method-assign]
+    Outbox.__init__ = unsynced  # type: ignore[method-assign]
+    Outbox.put = early  # type: ignore[method-assign]
     Writer.write = late  # type: ignore[method-assign]
 
 

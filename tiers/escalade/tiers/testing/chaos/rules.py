@@ -17,6 +17,10 @@ TOLERANCE = 1e-4
 """How far two runs of one model may be apart: batches of another size round otherwise."""
 
 
+TIMED = frozenset({"late", "unnoticed", "waited", "no_recovery"})
+"""Kinds of violation that a machine too busy to run the tiers causes by itself."""
+
+
 class Violation(NamedTuple):
     """A promise that was not kept."""
 

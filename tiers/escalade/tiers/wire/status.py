@@ -41,6 +41,8 @@ _REASON = {
     grpc.StatusCode.UNAVAILABLE: "unavailable",
     grpc.StatusCode.CANCELLED: "overloaded",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "overloaded",
+    grpc.StatusCode.UNKNOWN: "bad_answer",  # what gRPC says of a transport that it cannot parse
+    grpc.StatusCode.DATA_LOSS: "bad_answer",
 }
 
 

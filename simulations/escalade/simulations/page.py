@@ -1,6 +1,14 @@
-"""The frame of the report's page: its HTML and its style. Nothing in it is loaded from elsewhere."""
+"""The frame of the reports' pages: their HTML and their style. Nothing in them is loaded from elsewhere."""
 
 from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from escalade.simulations.html import marked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -16,7 +24,7 @@ PAGE = """<!doctype html>
 <h1>{title}</h1>
 <p class="facts">{facts}</p>
 {body}
-<footer>Written by <code>escalade policy</code>. Intervals are at 95 %, by the bootstrap over inputs.</footer>
+<footer>{footer}</footer>
 </main>
 </body>
 </html>
@@ -78,3 +86,9 @@ svg .axis { fill: var(--ink); font-size: 13px; } svg .note { fill: var(--ink); }
 footer { margin-top: 44px; border-top: 1px solid var(--rule); padding-top: 12px; font-size: .85rem; }
 @media print { .card { break-inside: avoid; } section { break-inside: avoid; } }
 """
+
+
+def page(title: str, facts: str, sections: Iterable[str], footer: str) -> str:
+    """Return a whole page: `facts` and `sections` are HTML, title and footer text."""
+    body = "\n".join(filter(None, sections))
+    return PAGE.format(title=escape(title), style=STYLE, facts=facts, body=body, footer=marked(footer))

@@ -84,6 +84,15 @@ class Chart:
             place = f'x="{at_x + shift:.1f}" y="{at_y + 15:.1f}" text-anchor="{anchor}"'
             self._parts.append(f'<text class="note" {place}>{escape(label)}</text>')
 
+    def span(self, left: float, right: float, style: str, title: str = "") -> None:
+        """Fill the whole height between two values of x."""
+        a, b = self._at_x(left), self._at_x(right)
+        height = self.height - TOP - BOTTOM
+        self._parts.append(
+            f'<rect class="{style}" x="{a:.1f}" y="{TOP}" width="{max(b - a, 1):.1f}" height="{height}">'
+            f"{_title(title)}</rect>"
+        )
+
     def column(self, left: float, right: float, height: float, style: str, title: str = "") -> None:
         """Draw a bar from the lower edge."""
         a, b, top, foot = self._at_x(left), self._at_x(right), self._at_y(height), self._at_y(self.y[0])

@@ -118,7 +118,7 @@ def render(result: FleetResult) -> str:
             + html.figure(waiting, html.legend(_keys(TIER_NAMES[1:], STYLES[1:], "line")))
             + "</div>",
             "Work counts in the interval in which it starts, so a long batch can show as more than 100 %. The mean "
-            "number that wait, of one edge node and of one server, is the time waited over the interval (Little's law).",
+            "number that wait, at one edge node or one server, is the time waited over the interval (Little's law).",
         ),
         html.section(
             "Accuracy and bytes",
@@ -165,6 +165,8 @@ def _cards(result: FleetResult) -> str:
     count, all_ms, energy = result.stats.count, latency_all_ms(result), energy_j(result)
     answered = result.answered
     bytes_up = int(count[Count.BYTES_0] + count[Count.BYTES_1])
+    all_mj = 1e3 * energy["endpoint"]
+    awake = _per(all_mj - 1e3 * energy["endpoint_idle"], answered)
     return html.cards(
         [
             ("answered", f"{answered:,}", f"of {result.requests:,} inputs"),
@@ -177,11 +179,7 @@ def _cards(result: FleetResult) -> str:
                 f"late {html.percent(_per(count[Count.LATE], answered), 2)}",
             ),
             ("bytes up", f"{_figure(_per(bytes_up, answered))}", f"an answer; {_bytes(bytes_up)} in all"),
-            (
-                "endpoints' energy",
-                f"{_figure(_per(1e3 * energy['endpoint'], answered))} mJ",
-                f"an answer; {_figure(_per(1e3 * (energy['endpoint_compute'] + energy['endpoint_radio']), answered))} mJ without idling",
-            ),
+            ("endpoints' energy", f"{_figure(_per(all_mj, answered))} mJ", f"an answer; {_figure(awake)} mJ without idling"),
         ]
     )
 
@@ -202,11 +200,9 @@ def _tiers(result: FleetResult) -> str:
                 html.percent(use[tier]),
             ]
         )
-    degraded = result.latency_ms(Hist.DEGRADED)
-    rows.append(
-        ["<span class='dot p4'></span>degraded", f"{int(degraded['count']):,}", html.percent(result.degraded_share), ""]
-        + [*_latencies(degraded), ""]
-    )
+    below = result.latency_ms(Hist.DEGRADED)
+    cells = [f"{int(below['count']):,}", html.percent(result.degraded_share), "", *_latencies(below), ""]
+    rows.append(["<span class='dot p4'></span>degraded", *cells])
     heads = ["answered by", "inputs", "share", "accuracy", "p50, ms", "p95, ms", "p99, ms", "busy"]
     return html.table(heads, rows)
 
@@ -312,11 +308,9 @@ def _figure(value: float) -> str:
 def _bytes(value: float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:
-            break
+            return f"{value:.3g} {unit}"
         value /= 1000
-    else:
-        unit = "TB"
-    return f"{value:.3g} {unit}"
+    return f"{value:.3g} TB"
 
 
 def _duration(seconds: float) -> str:

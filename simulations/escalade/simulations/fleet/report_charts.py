@@ -58,7 +58,7 @@ class Timeline:
         tight: bool = False,
         top: float = 0.0,
     ) -> str:
-        """Draw a step line for each column; `tight` fits the axis to the values, else it goes from 0 to `top` or more."""
+        """Draw a step line for each column; `tight` fits the axis to them, else it goes from 0 to `top` or more."""
         steps = [self._averaged(one) for one in values]
         finite = np.concatenate([one[np.isfinite(one)] for one in steps])
         if tight:
@@ -129,8 +129,8 @@ def latency_cdf(result: FleetResult, hists: Sequence[Hist], styles: Sequence[str
     low = min((x for points, _ in curves for x, y in points if y > 0.001), default=1.0)
     high = max((next(x for x, y in points if y >= 0.999) for points, _ in curves), default=10.0)
     low = max(low * 0.8, high / 1e6, 1e-4)
-    chart = Chart((low, max(high * 1.3, low * 10)), (0.0, 1.0), label, "share", log_x=True, percent=(False, True))
-    chart.width, chart.height = SIZE
+    limits = (low, max(high * 1.3, low * 10))
+    chart = Chart(limits, (0.0, 1.0), label, "share", log_x=True, percent=(False, True), width=SIZE[0], height=SIZE[1])
     style_of = dict(zip(map(int, hists), styles, strict=True))
     for points, hist in curves:
         chart.line([(max(x, low), y) for x, y in points] + [(high * 2, 1.0)], style_of[hist])

@@ -26,7 +26,9 @@ Where to look:
 - `reference.simulate_by_events`: one heap, one request at a time; bit-identical, for tests.
 """
 
+from escalade.simulations.fleet.engine import check, simulate
+from escalade.simulations.fleet.result import FleetResult
 from escalade.simulations.fleet.scenario import Scenario
 from escalade.simulations.fleet.scenario_file import load_scenario, parse_scenario
 
-__all__ = ["Scenario", "load_scenario", "parse_scenario"]
+__all__ = ["FleetResult", "Scenario", "check", "load_scenario", "parse_scenario", "simulate"]

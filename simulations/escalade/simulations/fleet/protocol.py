@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from escalade.policies import Policy
+    from escalade.simulations.fleet.cell import Asked
     from escalade.simulations.fleet.compiled import World
     from escalade.simulations.fleet.result import Failure, Stats
 
@@ -44,18 +45,19 @@ class ShardOutput:
     Attributes
     ----------
     up
-        int64 ``[rows.WIDTH, n]``: messages on their way to the servers, in order of cell (see `rows`).
+        int64 ``[UP, n]``: messages on their way to the servers, in order of cell; see `rows.Up`.
     outcomes
-        int64 ``[5, n]``, only for policies that retune: global device, time known, in time or not, 1 for an
-        answer, 1 for an escalation.
+        int64 ``[OUTCOME, n]``, only for policies that retune; see `rows.Outcome`.
     feedback
-        int64 ``[feedback.WIDTH, n]``, only for policies that observe.
+        int64 ``[FED, n]``, only for policies that observe; see `rows.Fed`.
     requests
         Arrivals of this window.
     answered
         Answers by the tiers of the shard so far in this window, endpoint and edge node.
     pending
         Requests that are under way at the end of the window.
+    interval
+        int64 ``[SERIES]``: the row of the time series of the control interval that the window ended, or is in.
     failure
         A policy raised; the window's state is then not whole, and the run ends.
     """
@@ -66,6 +68,7 @@ class ShardOutput:
     requests: int
     answered: tuple[int, int]
     pending: int
+    interval: NDArray[np.int64]
     failure: Failure | None = None
 
 
@@ -78,7 +81,7 @@ class ShardEnd:
     stats
         Its counters.
     ended
-        With ``keep_requests``, int64 ``[requests.WIDTH, n]``; see `requests`.
+        With ``keep_requests``, int64 ``[ENDED, n]``; see `rows.Ended`.
     charge
         Of every device with a battery: capacity, charge left, time of death (or -1), int64 ``[4, n]`` after the
         device's number; in pJ and ns.
@@ -94,14 +97,14 @@ class Backend(Protocol):
 
     name: str
 
-    def start(self, world: World, *, keep_requests: bool) -> None:
+    def start(self, world: World, asked: Asked) -> None:
         """Make the shards; each owns consecutive cells of ``range(world.cells)``."""
 
     def advance(self, control: Control, t1: int) -> list[ShardOutput]:
         """Bring every shard to `t1` ns; return their outputs in order of cell."""
 
-    def finish(self) -> list[ShardEnd]:
-        """Return what every shard counted, in order of cell."""
+    def finish(self, until: int) -> list[ShardEnd]:
+        """Return what every shard counted, in order of cell; batteries idle until `until`."""
 
     def close(self) -> None:
         """Let go of everything; may be called twice."""

@@ -93,12 +93,10 @@ class Count(IntEnum):
     LOST_0 = 27  #: messages given up on the way: all retries lost, or evicted, or refused for room
     LOST_1 = 28
     RETRIES = 29  #: transmissions repeated
-    COMPUTE_PJ = 30  #: energy of inferring, endpoints
-    RADIO_PJ = 31  #: energy of sending, endpoints
-    DEATHS = 32  #: batteries that became empty
-    EVENTS = 33  #: fused events
-    EVENTS_CORRECT = 34
-    EVENTS_VIEWS = 35  #: observations used in them
+    DEATHS = 30  #: batteries that became empty
+    EVENTS = 31  #: fused events
+    EVENTS_CORRECT = 32
+    EVENTS_VIEWS = 33  #: observations used in them
 
 
 COUNTS = len(Count)
@@ -125,9 +123,30 @@ class Series(IntEnum):
     DEATHS = 15  #: by the time of death
     CORRECTED = 16  #: by the time of the better answer
     LOST = 17  #: messages; by the time of sending
+    ABOVE_0 = 18  #: answers from above that endpoints had in time; by the answer's time, as the next three
+    ABOVE_NS_0 = 19  #: how long these took
+    ABOVE_1 = 20
+    ABOVE_NS_1 = 21
 
 
 SERIES = len(Series)
+
+
+class Class(IntEnum):
+    """The columns of `Stats.by_class`; a row is one class of endpoints."""
+
+    ARRIVED = 0
+    ANSWERED = 1
+    CORRECT = 2
+    LATE = 3
+    DEGRADED = 4
+    SERVED = 5  #: inferences of the endpoints themselves
+    BUSY_NS = 6
+    ESCALATED = 7
+    SENT = 8  #: messages
+
+
+CLASSES = len(Class)
 
 
 @dataclass(slots=True, eq=False)
@@ -144,6 +163,8 @@ class Stats:
         int64 ``[intervals + 1, SERIES]``.
     digest
         uint64 ``[1]``: modulo 2 ** 64, over tier, reason, time and correctness of every request.
+    by_class
+        int64 ``[classes, CLASSES]``, by class of endpoints and `Class`.
     """
 
     count: NDArray[np.int64]
@@ -151,9 +172,10 @@ class Stats:
     hist: NDArray[np.int64]
     series: NDArray[np.int64]
     digest: NDArray[np.uint64]
+    by_class: NDArray[np.int64]
 
     @classmethod
-    def empty(cls, intervals: int) -> Stats:
+    def empty(cls, intervals: int, classes: int) -> Stats:
         """Make zeros."""
         return cls(
             np.zeros(COUNTS, np.int64),
@@ -161,6 +183,7 @@ class Stats:
             np.zeros((HISTS, BINS), np.int64),
             np.zeros((intervals + 1, SERIES), np.int64),
             np.zeros(1, np.uint64),
+            np.zeros((classes, CLASSES), np.int64),
         )
 
     def add(self, other: Stats) -> None:
@@ -170,6 +193,7 @@ class Stats:
         self.hist += other.hist
         self.series += other.series
         self.digest += other.digest
+        self.by_class += other.by_class
 
     @classmethod
     def merged(cls, parts: Iterable[Stats]) -> Stats:

@@ -125,7 +125,7 @@ class EdgeNodes(Station):
 
 
 class Brownout(Period):
-    """A time in which every inference that begins to wait takes longer."""
+    """A time in which every inference that begins takes longer."""
 
     slowdown: Annotated[float, Field(ge=1, le=1000)]
 

@@ -1,0 +1,353 @@
+"""A cell: consecutive edge nodes with their endpoints, and everything that happens to them in a window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from escalade.simulations.fleet import answers, desk, local, travel
+from escalade.simulations.fleet.columns import LazyBatch, repeated, uniforms
+from escalade.simulations.fleet.compiled import profile_of
+from escalade.simulations.fleet.deciding import Decider
+from escalade.simulations.fleet.draws import Purpose
+from escalade.simulations.fleet.intervals import from_config
+from escalade.simulations.fleet.order import by_time
+from escalade.simulations.fleet.population import links_of, population
+from escalade.simulations.fleet.rows import FAR, LOCAL, UP, Local, Status, Up
+from escalade.simulations.fleet.sink import AT_ENDED, AT_FED, AT_OUTCOME, AT_UP, Sink, sink_for
+from escalade.simulations.fleet.sources import source_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from escalade.simulations.fleet.compiled import World
+    from escalade.simulations.fleet.protocol import Control
+    from escalade.simulations.fleet.result import Stats
+
+    Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the run wants to be told beside the counters."""
+
+    keep: bool = False
+    outcomes: bool = False
+    fed: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class CellOutput:
+    """What a cell gives at the end of a window; see `ShardOutput`."""
+
+    up: Rows
+    requests: int
+    pending: int
+    ended: list[Rows]
+    outcomes: list[Rows]
+    fed: list[Rows]
+
+
+def facts_of(world: World) -> answers.Facts:
+    """Return what answers depend on."""
+    right = [table.right for table in world.tables]
+    return answers.Facts(
+        world.keys, world.kinds, world.edge, world.access.latency, world.uplink.latency, right[0], right[1], right[2]
+    )
+
+
+class Cell:
+    """The state of one cell, brought forward window by window.
+
+    It holds arrays and policies only, so it pickles; the world is given with every call.
+    """
+
+    def __init__(self, world: World, number: int) -> None:
+        self.number = number
+        nodes = world.nodes(number)
+        keys = world.keys[number]
+        self.devices, self._capacity = population(world, number)
+        self._heat = np.zeros_like(self.devices.busy)
+        self.place = local.Place(number, keys, len(nodes), nodes.start, world.tables[0].samples)
+        kinds = range(len(world.scenario.endpoints))
+        firsts = np.cumsum([0, *(len(world.devices(number, kind)) for kind in kinds)]).tolist()
+        self._sources = [
+            source_of(world, number, kind, firsts[kind], firsts[kind + 1] - firsts[kind])
+            for kind in kinds
+            if firsts[kind + 1] > firsts[kind]
+        ]
+        self._deciders = [Decider(f"endpoints {one.name!r}", number) for one in world.scenario.endpoints]
+        self._edge_decider = Decider("edge_node", number)
+        self._access = links_of(world, number, 0)
+        self._uplink = links_of(world, number, 1)
+        unit = np.arange(nodes.start, nodes.stop, dtype=np.int64)
+        self._nodes = desk.Units.idle(
+            world.edge,
+            len(nodes),
+            world.upgrades(1, unit, uniforms(world.keys[world.cells, Purpose.ROLLOUT_1], unit)),
+            from_config(world.scenario.edge_nodes.failures, len(nodes), world.duration, keys[Purpose.FAILURE_1]),
+        )
+        self._itself = np.arange(len(nodes), dtype=np.int64)
+        self._rid = 0
+        self._inferring = np.empty((LOCAL, 0), np.int64)
+        """At the endpoints, until after the window."""
+        self._on_access = np.empty((UP, 0), np.int64)
+        """Waiting for the access link."""
+        self._to_edge = np.empty((UP, 0), np.int64)
+        """On the air, waiting for a worker, or inferred after the window."""
+        self._on_uplink = np.empty((UP, 0), np.int64)
+
+    @property
+    def pending(self) -> int:
+        """Requests under way below the servers."""
+        return sum(one.shape[1] for one in (self._inferring, self._on_access, self._to_edge, self._on_uplink))
+
+    def advance(self, world: World, control: Control, t1: int, stats: Stats, asked: Asked) -> CellOutput:
+        """Do everything that happens before `t1`; raises PolicyRaisedError."""
+        if control.policies is not None:
+            for decider, policy in zip([*self._deciders, self._edge_decider], control.policies, strict=True):
+                decider.use(policy)
+        out = CellOutput(np.empty((UP, 0), np.int64), 0, 0, [], [], [])
+        facts = facts_of(world)
+        sent = self._endpoints(world, control, t1, stats, asked, out)
+        arriving = self._over(world, facts, self._access, sent, t1, stats, asked, out, hop=0)
+        rising = self._edge(world, facts, control, arriving, t1, stats, asked, out)
+        out.up = self._over(world, facts, self._uplink, rising, t1, stats, asked, out, hop=1)
+        for rows, edge in ((self._on_access, False), (self._to_edge, False), (self._on_uplink, True)):
+            if rows.shape[1]:
+                sink = self._sink(world, stats, rows.shape[1], asked)
+                answers.time_out(facts, sink, rows, t1, edge)
+                collect(sink, out)
+        out.pending = self.pending
+        return out
+
+    def control(self, world: World) -> None:
+        """Do what happens at the end of a control interval: thermal states move on."""
+        devices = self.devices
+        if not len(devices.busy):
+            return
+        for kind, one in enumerate(world.scenario.endpoints):
+            thermal = profile_of(one).thermal
+            if thermal is None:
+                continue
+            mine = devices.kind == kind
+            # In whole numbers: heat in ns of busy time, kept as parts of 2 ** 16.
+            heat = (self._heat[mine] * round(thermal.keep * 65536) >> 16) + devices.busy[mine]
+            self._heat[mine] = heat
+            hot, cool = round(thermal.hot * world.interval), round(thermal.cool * world.interval)
+            was = devices.throttled[mine]
+            devices.throttled[mine] = np.where(heat >= hot, 1, np.where(heat <= cool, 0, was))
+        devices.busy[:] = 0
+
+    def finish(self, world: World, stats: Stats, until: int) -> Rows:
+        """Drain batteries until the end; return what is left, int64 ``[4, n]``: see `ShardEnd`."""
+        devices = self.devices
+        if not len(devices.charge):
+            return np.empty((4, 0), np.int64)
+        local.last_drain(world.kinds, devices, self._sink(world, stats, 0, Asked()), until)
+        mine = devices.powered == 1
+        return np.stack([devices.number[mine], self._capacity[mine], devices.charge[mine], devices.died[mine]])
+
+    # The stages, in the order of a request's way.
+
+    def _endpoints(self, world: World, control: Control, t1: int, stats: Stats, asked: Asked, out: CellOutput) -> Rows:
+        t, device = self._arrivals(t1)
+        before = self._inferring
+        room = before.shape[1] + len(t)
+        ready, later = np.empty((LOCAL, room), np.int64), np.empty((LOCAL, room), np.int64)
+        over = before[Local.END] < t1
+        n_ready, n_later = int(over.sum()), int((~over).sum())
+        ready[:, :n_ready], later[:, :n_later] = before[:, over], before[:, ~over]
+        sink = self._sink(world, stats, room, asked)
+        n_ready, n_later = local.infer(
+            self.place, world.kinds, self.devices, sink, t, device, self._rid, t1, ready, n_ready, later, n_later
+        )
+        self._rid += len(t)
+        out.requests = len(t)
+        self._inferring = later[:, :n_later].copy()
+        rows = ready[:, :n_ready]
+        action, propensity = self._decide_0(world, control, rows, fed=asked.fed)
+        if len(self.devices.charge):
+            local.spend(self.place, world.kinds, self.devices, sink, rows, action)
+        up = np.empty((UP, int((action == local.ESCALATE).sum() + (action == local.DEFER).sum())), np.int64)
+        local.settle(self.place, world.kinds, self.devices, sink, rows, action, propensity.view(np.int64), world.tables[0].right, up)
+        collect(sink, out)
+        return up[:, : sink.size[AT_UP]]
+
+    def _arrivals(self, t1: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        parts = [source.until(t1) for source in self._sources]
+        if len(parts) == 1:
+            return parts[0]
+        t = np.concatenate([np.empty(0, np.int64), *(one[0] for one in parts)])
+        device = np.concatenate([np.empty(0, np.int64), *(one[1] for one in parts)])
+        order = np.argsort(t, kind="stable")
+        return t[order], device[order]
+
+    def _decide_0(
+        self, world: World, control: Control, rows: Rows, *, fed: bool
+    ) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+        if len(self._deciders) == 1:
+            action, propensity = self._decide_kind(world, control, rows, 0)
+            return action, propensity if fed else np.empty(0)
+        action, propensity = np.empty(rows.shape[1], np.int8), np.empty(rows.shape[1])
+        kind = self.devices.kind[rows[Local.DEVICE]]
+        for number in range(len(self._deciders)):
+            mine = np.flatnonzero(kind == number)
+            action[mine], propensity[mine] = self._decide_kind(world, control, rows[:, mine], number)
+        return action, propensity
+
+    def _decide_kind(
+        self, world: World, control: Control, rows: Rows, kind: int
+    ) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+        table, n = world.tables[0], rows.shape[1]
+        deadline = int(world.kinds.deadline[kind])
+        if not n:
+            return np.empty(0, np.int8), np.empty(0)
+
+        def remaining() -> NDArray[np.float64]:
+            if deadline >= FAR:
+                return repeated(float("inf"), n)
+            return (rows[Local.T] + deadline - rows[Local.END]) / 1e6
+
+        batch = LazyBatch(
+            table.score[rows[Local.ROW]],
+            {
+                "posterior": lambda: table.posterior[rows[Local.ROW]],
+                "time_s": lambda: rows[Local.END] / 1e9,
+                "uniform": lambda: uniforms(self.place.keys[Purpose.UNIFORM_0], rows[Local.RID]),
+                "remaining_ms": remaining,
+                "bytes_up": lambda: repeated(int(world.kinds.size[kind]), n, whole=True),
+                "upstream_ms": lambda: repeated(control.upstream_ms[0], n),
+                "device": lambda: self.devices.number[rows[Local.DEVICE]],
+            },
+        )
+        late = None if deadline >= FAR else rows[Local.T] + deadline <= rows[Local.END]
+        return self._deciders[kind].decide(batch, rows[Local.DEVICE], rows[Local.END], rows[Local.RID], late)
+
+    def _over(
+        self,
+        world: World,
+        facts: answers.Facts,
+        links: travel.Links,
+        rows: Rows,
+        t1: int,
+        stats: Stats,
+        asked: Asked,
+        out: CellOutput,
+        *,
+        hop: int,
+    ) -> Rows:
+        """Send rows over a hop; return those that arrive, sooner or later, and keep those that wait."""
+        wire = (world.access, world.uplink)[hop]
+        config = (world.scenario.links.access, world.scenario.links.uplink)[hop]
+        keys = self.place.keys
+        if not config.queues:
+            if rows.shape[1]:
+                sink = self._sink(world, stats, rows.shape[1], asked)
+                travel.pass_on(wire, keys, sink, rows, hop)
+                if wire.loss > 0:
+                    (answers.below_0 if hop == 0 else answers.below_1)(facts, sink, rows)
+                    collect(sink, out)
+                    rows = rows[:, rows[Up.STATUS] == Status.DONE]
+            return rows
+        waiting = self._on_access if hop == 0 else self._on_uplink
+        rows = np.concatenate([waiting, rows], axis=1) if waiting.shape[1] else rows
+        if not rows.shape[1]:
+            return rows
+        sent = rows[Up.SENT_0 if hop == 0 else Up.SENT_1]
+        sink = self._sink(world, stats, rows.shape[1], asked)
+        travel.queue_up(wire, keys, links, sink, rows, by_time(sent, rows[Up.RID]), t1, hop)
+        (answers.below_0 if hop == 0 else answers.below_1)(facts, sink, rows)
+        collect(sink, out)
+        status = rows[Up.STATUS]
+        stay = rows[:, status == Status.WAITING]
+        if hop == 0:
+            self._on_access = stay
+        else:
+            self._on_uplink = stay
+        return rows[:, status == Status.DONE]
+
+    def _edge(
+        self,
+        world: World,
+        facts: answers.Facts,
+        control: Control,
+        arriving: Rows,
+        t1: int,
+        stats: Stats,
+        asked: Asked,
+        out: CellOutput,
+    ) -> Rows:
+        arriving[Up.END] = -1  # not yet served
+        rows = np.concatenate([self._to_edge, arriving], axis=1)
+        if not rows.shape[1]:
+            return rows
+        sink = self._sink(world, stats, 2 * rows.shape[1], asked)
+        serve_rows(world.edge, self._nodes, world.keys, sink, rows, self._itself, 1, world.tables[0].samples, t1)
+        status, end = rows[Up.STATUS], rows[Up.END]
+        served = (end >= 0) & (status == Status.DONE)
+        gone = (end >= 0) & (status != Status.DONE) & (status != Status.WAITING)
+        if gone.any():
+            answers.turned_away(facts, sink, rows[:, gone])
+        over = served & (end < t1)
+        decided = rows[:, over]
+        self._to_edge = rows[:, ~(over | gone)]
+        action, propensity = self._decide_1(world, control, decided)
+        up = np.empty((UP, int((action == local.ESCALATE).sum() + (action == local.DEFER).sum())), np.int64)
+        answers.settle_edge(facts, sink, decided, action, propensity.view(np.int64) if asked.fed else np.empty(0, np.int64), up)
+        collect(sink, out)
+        return up[:, : sink.size[AT_UP]]
+
+    def _decide_1(self, world: World, control: Control, rows: Rows) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+        table, n = world.tables[1], rows.shape[1]
+        if not n:
+            return np.empty(0, np.int8), np.empty(0)
+        unlimited = rows[Up.LIMIT_0] >= FAR
+        batch = LazyBatch(
+            table.score[rows[Up.ROW_1]],
+            {
+                "posterior": lambda: table.posterior[rows[Up.ROW_1]],
+                "time_s": lambda: rows[Up.END] / 1e9,
+                "uniform": lambda: uniforms(self.place.keys[Purpose.UNIFORM_1], rows[Up.RID]),
+                "remaining_ms": lambda: np.where(unlimited, np.inf, (rows[Up.LIMIT_0] - rows[Up.END]) / 1e6),
+                "bytes_up": lambda: repeated(world.edge.size, n, whole=True),
+                "upstream_ms": lambda: repeated(control.upstream_ms[1], n),
+                "device": lambda: rows[Up.NUMBER].copy(),
+            },
+        )
+        late = (rows[Up.LIMIT_0] <= rows[Up.END]) & (rows[Up.AT] <= rows[Up.LIMIT_0])
+        return self._edge_decider.decide(batch, rows[Up.NODE], rows[Up.END], rows[Up.RID], late)
+
+    def _sink(self, world: World, stats: Stats, rows: int, asked: Asked) -> Sink:
+        return sink_for(stats, world.interval, rows, keep=asked.keep, outcomes=asked.outcomes, fed=asked.fed)
+
+
+def serve_rows(
+    station: Any, units: desk.Units, keys: Any, sink: Sink, rows: Rows, unit_of: Any, level: int, samples: int, t1: int
+) -> None:
+    """Let a tier serve what arrives before `t1` of a pool: rows whose `END` is -1 or that are `WAITING`."""
+    if station.max_batch == 1:
+        new = np.flatnonzero((rows[Up.END] < 0) & (rows[Up.AT] < t1))
+    else:
+        new = np.flatnonzero(((rows[Up.END] < 0) | (rows[Up.STATUS] == Status.WAITING)) & (rows[Up.AT] < t1))
+    if not len(new) and station.max_batch == 1:
+        return
+    order = new[by_time(rows[Up.AT, new], rows[Up.RID, new], rows[Up.CELL, new] if level == 2 else None)]
+    if station.max_batch == 1:
+        desk.serve(station, units, keys, sink, rows, order, unit_of, level, samples)
+    else:
+        desk.serve_batches(station, units, keys, sink, rows, order, unit_of, level, samples, t1)
+
+
+def collect(sink: Sink, out: CellOutput) -> None:
+    """Take over what a kernel kept of single requests."""
+    size = sink.size
+    if size[AT_ENDED]:
+        out.ended.append(sink.ended[:, : size[AT_ENDED]].copy())
+    if size[AT_OUTCOME]:
+        out.outcomes.append(sink.outcome[:, : size[AT_OUTCOME]].copy())
+    if size[AT_FED]:
+        out.fed.append(sink.fed[:, : size[AT_FED]].copy())
+    size[AT_ENDED] = size[AT_OUTCOME] = size[AT_FED] = 0

@@ -88,10 +88,12 @@ footer { margin-top: 44px; border-top: 1px solid var(--rule); padding-top: 12px;
 .box { display: inline-block; flex: none; width: 12px; height: 12px; background: var(--c); }
 .box.fault { --c: var(--bound); opacity: .35; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(430px, 100%), 1fr)); gap: 8px 24px; }
-.topology .node { fill: var(--card); stroke: var(--c); stroke-width: 1.6; } .topology .head { fill: var(--ink); font-weight: 600; }
+.topology .node { fill: var(--card); stroke: var(--c); stroke-width: 1.6; }
+.topology .head { fill: var(--ink); font-weight: 600; }
 .topology .wire, .topology .tip { fill: none; stroke: var(--soft); stroke-width: 1.4; }
 .topology .track { fill: var(--rule); } .topology .fill { fill: var(--c); }
-.say { border-left: 3px solid var(--bound); background: var(--card); padding: 8px 14px; margin: 12px 0; overflow-wrap: anywhere; }
+.say { border-left: 3px solid var(--bound); background: var(--card); padding: 8px 14px;
+  margin: 12px 0; overflow-wrap: anywhere; }
 .say pre, details pre { overflow-x: auto; font-size: .8rem; line-height: 1.4; margin: 8px 0; }
 summary { cursor: pointer; color: var(--soft); margin-top: 20px; }
 @media print { .card { break-inside: avoid; } section { break-inside: avoid; } }

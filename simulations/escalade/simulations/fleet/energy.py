@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from escalade.simulations.fleet.compiled import profile_of
-from escalade.simulations.fleet.result import Count
+from escalade.simulations.fleet.result import Class, Count
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,20 +22,18 @@ def energy_j(result: FleetResult) -> dict[str, float]:
     idling ends with its battery.
     """
     scenario, count = result.scenario, result.stats.count
-    compute, radio = float(count[Count.COMPUTE_PJ]) / 1e12, float(count[Count.RADIO_PJ]) / 1e12
-    idle, first = 0.0, 0
-    lived = lived_s(result)
-    for one in scenario.endpoints:
+    found = dict.fromkeys(("endpoint_compute", "endpoint_radio", "endpoint_idle"), 0.0)
+    lived, first = lived_s(result), 0
+    for one, row in zip(scenario.endpoints, result.stats.by_class, strict=True):
         profile = profile_of(one)
-        power_mw = profile.idle_mw + (profile.trigger.power_mw if profile.trigger else 0.0)
-        idle += power_mw / 1e3 * float(lived[first : first + one.count].sum())
+        busy_s, sent = float(row[Class.BUSY_NS]) / 1e9, float(row[Class.SENT])
+        idle_mw = profile.idle_mw + (profile.trigger.power_mw if profile.trigger else 0.0)
+        message_uj = profile.radio_uj_per_message + profile.radio_nj_per_byte * one.bytes_up / 1e3
+        found["endpoint_compute"] += max(profile.active_mw - profile.idle_mw, 0.0) * busy_s / 1e3
+        found["endpoint_radio"] += sent * message_uj / 1e6
+        found["endpoint_idle"] += idle_mw * float(lived[first : first + one.count].sum()) / 1e3
         first += one.count
-    found = {
-        "endpoint_compute": compute,
-        "endpoint_radio": radio,
-        "endpoint_idle": idle,
-        "endpoint": compute + radio + idle,
-    }
+    found["endpoint"] = sum(found.values())
     for level, (tier, station) in enumerate(
         (("edge_node", scenario.edge_nodes), ("edge_server", scenario.edge_servers)), start=1
     ):
@@ -51,7 +49,8 @@ def lived_s(result: FleetResult) -> NDArray[np.float64]:
     lived = np.full(result.scenario.device_count, result.simulated_s)
     if result.devices is not None:
         died = result.devices["died_s"]
-        np.copyto(lived, np.minimum(died, result.simulated_s), where=np.isfinite(died))
+        dead = np.isfinite(died)
+        lived[result.devices["device"][dead].astype(np.intp)] = died[dead]
     return lived
 
 
@@ -63,12 +62,9 @@ def battery_life_s(result: FleetResult) -> NDArray[np.float64] | None:
     if result.devices is None or not result.simulated_s:
         return None
     left, died = result.devices["charge_share"], result.devices["died_s"]
-    known = np.isfinite(left)
-    if not known.any():
-        return None
     with np.errstate(divide="ignore"):
-        foretold = result.simulated_s / np.maximum(1.0 - left[known], 0.0)
-    return np.where(np.isfinite(died[known]), died[known], foretold)
+        foretold = result.simulated_s / np.maximum(1.0 - left, 0.0)
+    return np.where(np.isfinite(died), died, foretold)
 
 
 def battery(result: FleetResult) -> dict[str, float] | None:
@@ -79,9 +75,9 @@ def battery(result: FleetResult) -> dict[str, float] | None:
     left = result.devices["charge_share"]
     hours = np.quantile(life, [0.01, 0.5], method="lower") / 3600.0
     return {
-        "devices": int(np.isfinite(left).sum()),
+        "devices": len(left),
         "died": int(result.stats.count[Count.DEATHS]),
-        "charge_left_mean": float(np.nanmean(left)),
+        "charge_left_mean": float(left.mean()),
         "life_p1_h": float(hours[0]),
         "life_p50_h": float(hours[1]),
     }

@@ -32,7 +32,9 @@ def write(result: FleetResult, folder: Path, extra: Mapping[str, Any] | None = N
         More for the summary, such as what replications gave.
     """
     series = time_series(result)
-    (folder / "summary.json").write_text(json.dumps(summary(result) | (extra or {}), indent=2) + "\n", encoding="utf-8")
+    (folder / "summary.json").write_text(
+        json.dumps({**summary(result), **(extra or {})}, indent=2) + "\n", encoding="utf-8"
+    )
     write_csv(folder / "series.csv", list(series), zip(*series.values(), strict=True))
     (folder / "report.html").write_text(render(result), encoding="utf-8")
     if importlib.util.find_spec("pyarrow"):

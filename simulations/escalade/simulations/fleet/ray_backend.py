@@ -13,7 +13,10 @@ import shutil
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
 
 from escalade.simulations.fleet.protocol import ranges
 from escalade.tiers.errors import SetupError
@@ -212,7 +215,7 @@ class _Shard:
         if checkpoint is not None:
             self._checkpoint, self._since, self._deaths = checkpoint, [], 0
             self._checkpointed = time.monotonic()
-        return output  # type: ignore[no-any-return]
+        return _writable(output)
 
     def send_finish(self, until: int) -> None:
         self._ask("finish", [], until)
@@ -294,6 +297,12 @@ class ShardActor:
     def pid(self) -> int:
         """Return this process's id."""
         return os.getpid()
+
+
+def _writable(output: ShardOutput) -> ShardOutput:
+    """Return it with arrays of its own: what comes from Ray is a view of its store, which the run may not change."""
+    own = {name: np.array(getattr(output, name)) for name in ("up", "outcomes", "feedback", "interval")}
+    return replace(output, **own)
 
 
 def _call(paths: Sequence[str], function: Callable[[Any], Any], job: Any) -> Any:

@@ -72,6 +72,6 @@ def faults(scenario: Scenario, series: Mapping[str, NDArray[Any]]) -> list[Fault
         back = np.flatnonzero(calm & (end > period.to_s) & (start >= period.from_s))
         until = float(start[back[0]]) if len(back) else float("nan")
         felt = (end > period.from_s) & ((start < max(until, period.to_s)) if len(back) else True)
-        peaks = [float(share[felt].max()) if felt.any() else 0.0 for share in shares]
-        found.append(Fault(what, period.from_s, period.to_s, *peaks, max(until - period.to_s, 0.0)))
+        degraded, late = (float(share[felt].max(initial=0.0)) for share in shares)
+        found.append(Fault(what, period.from_s, period.to_s, degraded, late, max(until - period.to_s, 0.0)))
     return found

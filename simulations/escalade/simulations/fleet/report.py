@@ -179,7 +179,11 @@ def _cards(result: FleetResult) -> str:
                 f"late {html.percent(_per(count[Count.LATE], answered), 2)}",
             ),
             ("bytes up", f"{_figure(_per(bytes_up, answered))}", f"an answer; {_bytes(bytes_up)} in all"),
-            ("endpoints' energy", f"{_figure(_per(all_mj, answered))} mJ", f"an answer; {_figure(awake)} mJ without idling"),
+            (
+                "endpoints' energy",
+                f"{_figure(_per(all_mj, answered))} mJ",
+                f"an answer; {_figure(awake)} mJ without idling",
+            ),
         ]
     )
 

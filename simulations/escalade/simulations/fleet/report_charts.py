@@ -116,7 +116,7 @@ class Timeline:
 def latency_cdf(result: FleetResult, hists: Sequence[Hist], styles: Sequence[str], label: str) -> str:
     """Draw the distribution of some histograms, with time by its logarithm."""
     curves = []
-    for hist in hists:
+    for hist, style in zip(hists, styles, strict=True):
         counts = result.stats.hist[hist]
         total = int(counts.sum())
         filled = np.flatnonzero(counts)
@@ -124,16 +124,15 @@ def latency_cdf(result: FleetResult, hists: Sequence[Hist], styles: Sequence[str
             share = np.cumsum(counts)[filled] / total
             xs = EDGES_MS[filled + 1]
             points = [(float(max(EDGES_MS[filled[0]], 1e-6)), 0.0), *zip(xs.tolist(), share.tolist(), strict=True)]
-            curves.append((points, int(hist)))
+            curves.append((points, style))
     # What almost nobody waits for, at either end, would squeeze the rest.
     low = min((x for points, _ in curves for x, y in points if y > 0.001), default=1.0)
     high = max((next(x for x, y in points if y >= 0.999) for points, _ in curves), default=10.0)
     low = max(low * 0.8, high / 1e6, 1e-4)
     limits = (low, max(high * 1.3, low * 10))
     chart = Chart(limits, (0.0, 1.0), label, "share", log_x=True, percent=(False, True), width=SIZE[0], height=SIZE[1])
-    style_of = dict(zip(map(int, hists), styles, strict=True))
-    for points, hist in curves:
-        chart.line([(max(x, low), y) for x, y in points] + [(high * 2, 1.0)], style_of[hist])
+    for points, style in curves:
+        chart.line([(max(x, low), y) for x, y in points] + [(high * 2, 1.0)], style)
     return chart.render(f"distribution of times: {label}, {len(curves)} lines")
 
 
@@ -147,9 +146,7 @@ def battery_life(result: FleetResult) -> str:
     unit_h, unit = (24.0, "days") if picked[-1] > 96 else (1.0, "hours")
     xs = picked / unit_h
     still = 1.0 - np.searchsorted(hours, picked, side="right") / len(hours)
-    chart = Chart(
-        (0.0, float(xs[-1]) * 1.05), (0.0, 1.0), f"battery life, {unit}", "still alive", percent=(False, True)
-    )
-    chart.width, chart.height = SIZE
+    limits, label = (0.0, float(xs[-1]) * 1.05), f"battery life, {unit}"
+    chart = Chart(limits, (0.0, 1.0), label, "still alive", percent=(False, True), width=SIZE[0], height=SIZE[1])
     chart.line([(0.0, 1.0), (float(xs[0]), 1.0), *zip(xs.tolist(), still.tolist(), strict=True)], "p0")
     return chart.render("share of batteries that last at least so long")

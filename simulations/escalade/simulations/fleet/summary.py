@@ -1,4 +1,4 @@
-"""What `--out` says of a run in figures: `summary`, and `time_series`, one column an array with the unit in its name."""
+"""What `--out` says of a run in figures: `summary`, and `time_series`, columns with units in their names."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def summary(result: FleetResult) -> dict[str, Any]:
     """Return everything but the time series as JSON values; null for what is not known."""
     count, reason = result.stats.count, result.stats.reason
     energy = energy_j(result)
-    return plain(
+    found: dict[str, Any] = plain(
         {
             "hash": result.hash,
             "requests": result.requests,
@@ -86,6 +86,7 @@ def summary(result: FleetResult) -> dict[str, Any]:
             "scenario": result.scenario.model_dump(mode="json"),
         }
     )
+    return found
 
 
 def metrics(result: FleetResult) -> dict[str, float]:
@@ -122,10 +123,10 @@ def time_series(result: FleetResult) -> dict[str, NDArray[Any]]:
     length = np.append(np.minimum(start[:-1] + interval_s, result.simulated_s) - start[:-1], np.nan)
 
     def rate(column: Series, scale: float = 1.0) -> NDArray[np.float64]:
-        return kept[:, column] / length * scale
+        return np.asarray(kept[:, column] / length * scale, np.float64)
 
     def share(column: Series) -> NDArray[np.float64]:
-        return kept[:, column] / np.where(answered, answered, np.nan)
+        return np.asarray(kept[:, column] / np.where(answered, answered, np.nan), np.float64)
 
     answered = kept[:, Series.ANSWERED_0 : Series.ANSWERED_2 + 1].sum(axis=1)
     edge, server = scenario.edge_nodes, scenario.edge_servers

@@ -67,7 +67,8 @@ def topology(result: FleetResult) -> str:
             parts.append(f'<rect class="fill {style}" x="{x}" y="{y}" width="{BOX * one:.1f}" height="8" rx="4"/>')
             parts.append(_text(x + BOX / 2, y + 23, f"answers {100 * one:.1f} %", "note"))
     described = "endpoints, edge nodes and servers, with the share that each answers"
-    return f'<svg class="topology" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{described}">{"".join(parts)}</svg>'
+    head = f'<svg class="topology" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{described}">'
+    return f"{head}{''.join(parts)}</svg>"
 
 
 def _endpoint(one: EndpointClass) -> list[str]:

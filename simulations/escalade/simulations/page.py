@@ -49,7 +49,7 @@ h2 { font-size: 1.12rem; margin: 40px 0 8px; }
 .facts { margin: 0 0 20px; } .how { font-size: .9rem; max-width: 72ch; margin: 6px 0 0; }
 .first { margin: 0 0 8px; font-weight: 600; overflow-wrap: anywhere; }
 .small { font-size: .8rem; display: block; white-space: nowrap; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(180px, 1fr)); gap: 12px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); gap: 12px; }
 .card { background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: 12px 14px; }
 .card .what { color: var(--soft); font-size: .85rem; } .card .big { font-size: 1.6rem; font-weight: 650; }
 .card .small { white-space: normal; line-height: 1.35; }
@@ -88,6 +88,7 @@ footer { margin-top: 44px; border-top: 1px solid var(--rule); padding-top: 12px;
 .box { display: inline-block; flex: none; width: 12px; height: 12px; background: var(--c); }
 .box.fault { --c: var(--bound); opacity: .35; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(430px, 100%), 1fr)); gap: 8px 24px; }
+figure.wide { max-width: none; }
 .topology .node { fill: var(--card); stroke: var(--c); stroke-width: 1.6; }
 .topology .head { fill: var(--ink); font-weight: 600; }
 .topology .wire, .topology .tip { fill: none; stroke: var(--soft); stroke-width: 1.4; }

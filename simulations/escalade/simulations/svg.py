@@ -149,7 +149,9 @@ def _ticks(limits: tuple[float, float], log: bool, percent: bool, most: int) -> 
     if log:
         values = [m * 10.0**e for e in range(floor(log10(low)), ceil(log10(high)) + 1) for m in (1, 2, 5)]
         values = [v for v in values if low * 0.999 <= v <= high * 1.001]
-        return [(v, f"{v:g}") for v in values]
+        if len(values) > 2 * most:  # as many decades: the powers of ten alone
+            values = [v for v in values if f"{v:e}".startswith("1.0")]
+        return [(v, f"{v:,g}") for v in values]
     rough = (high - low) / most
     magnitude = 10.0 ** floor(log10(rough))
     step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= rough * 0.999)
@@ -160,7 +162,7 @@ def _ticks(limits: tuple[float, float], log: bool, percent: bool, most: int) -> 
             1 if f"{step * 100:e}".startswith("2.5") and step < 0.1 else 0
         )
         return [(v, f"{100 * v:.{places}f} %") for v in values]
-    return [(v, f"{v:g}") for v in values]
+    return [(v, f"{v:,g}") for v in values]
 
 
 def _title(text: str) -> str:

@@ -16,8 +16,6 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
 from escalade.simulations.fleet.protocol import ranges
 from escalade.tiers.errors import SetupError
 
@@ -301,8 +299,13 @@ class ShardActor:
 
 def _writable(output: ShardOutput) -> ShardOutput:
     """Return it with arrays of its own: what comes from Ray is a view of its store, which the run may not change."""
-    own = {name: np.array(getattr(output, name)) for name in ("up", "outcomes", "feedback", "interval")}
-    return replace(output, **own)
+    return replace(
+        output,
+        up=output.up.copy(),
+        outcomes=output.outcomes.copy(),
+        feedback=output.feedback.copy(),
+        interval=output.interval.copy(),
+    )
 
 
 def _call(paths: Sequence[str], function: Callable[[Any], Any], job: Any) -> Any:

@@ -11,7 +11,7 @@ import yaml
 from escalade.simulations import html
 from escalade.simulations.fleet.energy import battery, energy_j
 from escalade.simulations.fleet.recovery import faults
-from escalade.simulations.fleet.report_charts import Timeline, battery_life, latency_cdf
+from escalade.simulations.fleet.report_charts import WIDE, Timeline, battery_life, latency_cdf
 from escalade.simulations.fleet.result import Count, Hist, Reason
 from escalade.simulations.fleet.scenario import TIERS
 from escalade.simulations.fleet.summary import HOPS, latency_all_ms, time_series
@@ -44,9 +44,10 @@ def render(result: FleetResult) -> str:
     scenario = result.scenario
     series = time_series(result)
     over_time = Timeline(scenario, series)
+    servers = scenario.edge_servers.count
     facts = (
-        f"{scenario.device_count:,} endpoints · {scenario.edge_nodes.count:,} edge nodes · "
-        f"{scenario.edge_servers.count:,} servers · {_duration(result.simulated_s)} simulated in "
+        f"{scenario.device_count:,} endpoints · {scenario.edge_nodes.count:,} edge nodes · {servers:,} "
+        f"server{'s' if servers > 1 else ''} · {_duration(result.simulated_s)} simulated in "
         f"{_duration(result.wall_s)} · seed {result.seed} · {escape(result.backend)} · hash {result.hash}"
     )
     shares = over_time.stacked(
@@ -81,6 +82,7 @@ def render(result: FleetResult) -> str:
         "share of the answers",
         "degraded and late answers over time",
         percent=True,
+        size=WIDE,
     )
     sections = [
         _said(result),
@@ -232,7 +234,7 @@ def _energy(result: FleetResult, over_time: Timeline, series: dict[str, Any]) ->
     rows = [
         [
             text,
-            f"{energy[key]:,.4g} J",
+            _joules(energy[key]),
             html.percent(_per(energy[key], total)),
             _figure(_per(1e3 * energy[key], result.answered)),
         ]
@@ -315,6 +317,14 @@ def _bytes(value: float) -> str:
             return f"{value:.3g} {unit}"
         value /= 1000
     return f"{value:.3g} TB"
+
+
+def _joules(value: float) -> str:
+    for unit in ("J", "kJ", "MJ"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} GJ"
 
 
 def _duration(seconds: float) -> str:

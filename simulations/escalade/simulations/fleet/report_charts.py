@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MOST_STEPS = 300
 """Of a line over time; longer series are averaged."""
 UNITS = ((7200.0 * 24, 86_400.0, "days"), (7200.0, 3600.0, "hours"), (600.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
-SIZE = (470, 270)
+SIZE, WIDE = (470, 270), (780, 250)
 
 
 class Timeline:
@@ -57,6 +57,7 @@ class Timeline:
         percent: bool = False,
         tight: bool = False,
         top: float = 0.0,
+        size: tuple[int, int] = SIZE,
     ) -> str:
         """Draw a step line for each column; `tight` fits the axis to them, else it goes from 0 to `top` or more."""
         steps = [self._averaged(one) for one in values]
@@ -66,7 +67,7 @@ class Timeline:
         else:
             high = max(float(finite.max(initial=0.0)), top)
             limits = (0.0, high * 1.05 if high > 0 else 0.01 if percent else 1.0)
-        chart = self._chart(limits, label, percent)
+        chart = self._chart(limits, label, percent, size)
         for one, style in zip(steps, styles, strict=True):
             for points in self._stairs(one):
                 chart.line(points, style)
@@ -74,7 +75,7 @@ class Timeline:
 
     def stacked(self, shares: Sequence[NDArray[Any]], styles: Sequence[str], label: str, description: str) -> str:
         """Fill the shares above each other, the first lowest."""
-        chart = self._chart((0.0, 1.0), label, True, (780, 250))
+        chart = self._chart((0.0, 1.0), label, True, WIDE)
         steps = [self._averaged(one) for one in shares]
         lower = np.zeros_like(steps[0])
         for one, style in zip(steps, styles, strict=True):
@@ -87,7 +88,7 @@ class Timeline:
         """Return the legend's entry of the shading, if anything is shaded."""
         return [("fault", "box", "a listed outage, failure or brown-out")] if self._faults else []
 
-    def _chart(self, limits: tuple[float, float], label: str, percent: bool, size: tuple[int, int] = SIZE) -> Chart:
+    def _chart(self, limits: tuple[float, float], label: str, percent: bool, size: tuple[int, int]) -> Chart:
         x = (0.0, self._length / self._unit_s)
         chart = Chart(
             x, limits, f"simulated {self._unit}", label, percent=(False, percent), width=size[0], height=size[1]

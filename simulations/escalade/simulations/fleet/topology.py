@@ -34,7 +34,7 @@ def topology(result: FleetResult) -> str:
         rest = classes[len(shown) :]
         boxes.append([f"{len(rest)} more classes", f"{sum(one.count for one in rest):,} devices", ""])
     for index, lines in enumerate(boxes):
-        top = (height - 40) * (index + 0.5) / len(boxes) - 36
+        top = (height - 28) * (index + 0.5) / len(boxes) - 36
         parts.append(_box(columns[0], top, lines, "p0"))
         parts.append(_arrow(columns[0] + BOX, top + 36, columns[1], middle))
     parts.append(

@@ -1,8 +1,12 @@
-"""How a message's way ends, as kernels: answered above in time, answered below because it was not, or both."""
+"""How a message's way ends, as kernels: answered above in time, answered below because it was not, or both.
+
+Each takes rows int64 ``[n, UP]`` with `back`, the latency from the edge node to the endpoint of each, and puts down
+ends (`rows.Ended`) and what policies learn (`rows.Fed`).
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,247 +14,205 @@ from escalade.simulations.fleet.draws import Purpose, drawn
 from escalade.simulations.fleet.jit import inline, kernel
 from escalade.simulations.fleet.local import ABSTAIN, ACCEPT, DEFER, ESCALATE, NO_LIMIT, budget
 from escalade.simulations.fleet.result import Count, Reason, Series
-from escalade.simulations.fleet.rows import ANSWERED_0, ANSWERED_1, OPEN, UNREACHED, Status, Up
-from escalade.simulations.fleet.sink import AT_UP, note_correction, note_end, note_fed, note_outcome, row_of
+from escalade.simulations.fleet.rows import ANSWERED_0, ANSWERED_1, CORRECTED, OPEN, UNREACHED, Status, Up
+from escalade.simulations.fleet.sink import AT_UP, put_end, put_fed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from escalade.simulations.fleet.compiled import Desk, Kinds
+    from escalade.simulations.fleet.compiled import World
 
 
-class Facts(NamedTuple):
-    """What an answer depends on."""
+def ways_back(world: World, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the latency of each row's answer from the edge node to the endpoint, ns."""
+    out = np.empty(len(rows), np.int64)
+    _draw_back(world.access.latency, world.keys, rows, out)
+    return out
 
-    keys: NDArray[np.uint64]
-    kinds: Kinds
-    edge: Desk
-    access: NDArray[np.int64]
-    """Latency table of the way back from an edge node."""
-    uplink: NDArray[np.int64]
-    """The same, from a server."""
-    right_0: NDArray[np.uint8]
-    right_1: NDArray[np.uint8]
-    right_2: NDArray[np.uint8]
+
+@kernel
+def _draw_back(tables: Any, keys: Any, rows: Any, out: Any) -> None:
+    for i in range(out.shape[0]):
+        out[i] = drawn(tables, 0, keys[rows[i, Up.CELL], Purpose.ACCESS_DOWN], rows[i, Up.RID])
 
 
 @inline
-def _end(facts: Any, sink: Any, rows: Any, i: Any, tier: Any, at: Any, why: Any, right: Any) -> None:
-    cell, kind = rows[Up.CELL, i], rows[Up.KIND, i]
-    note_end(
-        sink, facts.keys[cell, Purpose.HASH], cell, rows[Up.RID, i], rows[Up.T, i], rows[Up.NUMBER, i], kind,
-        facts.kinds.slo[kind], tier, at, why, right,
+def _end(rows: Any, i: Any, ended: Any, size: Any, tier: Any, why: Any, at: Any, row: Any) -> None:
+    put_end(
+        ended, size, rows[i, Up.CELL], rows[i, Up.RID], rows[i, Up.T], rows[i, Up.NUMBER], rows[i, Up.KIND], tier, why,
+        at, row, rows[i, Up.SENT_0],
     )  # fmt: skip
 
 
 @inline
-def _fed_0(sink: Any, rows: Any, i: Any, known: Any, upper: Any, upper_row: Any) -> None:
+def _fed_0(rows: Any, i: Any, fed: Any, size: Any, known: Any, upper: Any, upper_row: Any) -> None:
     """Tell the endpoint's policy; `upper` -1: nobody above answered."""
-    if upper >= 0:
-        at = row_of(sink, known)
-        sink.series[at, Series.ABOVE_0] += 1
-        sink.series[at, Series.ABOVE_NS_0] += known - rows[Up.SENT_0, i]
-    note_fed(
-        sink, 0, known, rows[Up.CELL, i], rows[Up.RID, i], rows[Up.NUMBER, i], rows[Up.ROW_0, i], ESCALATE,
-        rows[Up.PROPENSITY_0, i], rows[Up.SENT_0, i], upper, upper_row, known - rows[Up.SENT_0, i] if upper >= 0 else -1,
+    asked = rows[i, Up.SENT_0]
+    put_fed(
+        fed, size, 0, known, rows[i, Up.CELL], rows[i, Up.RID], rows[i, Up.NUMBER], rows[i, Up.ROW_0], ESCALATE,
+        rows[i, Up.PROPENSITY_0], asked, upper, upper_row, known - asked if upper >= 0 else -1,
     )  # fmt: skip
 
 
 @inline
-def _fed_1(sink: Any, rows: Any, i: Any, action: Any, known: Any, upper: Any, upper_row: Any) -> None:
+def _fed_1(
+    rows: Any, i: Any, fed: Any, size: Any, action: Any, decided: Any, known: Any, upper: Any, upper_row: Any
+) -> None:  # fmt: skip
     """Tell the edge node's policy."""
-    if upper >= 0:
-        at = row_of(sink, known)
-        sink.series[at, Series.ABOVE_1] += 1
-        sink.series[at, Series.ABOVE_NS_1] += known - rows[Up.SENT_1, i]
-    note_fed(
-        sink, 1, known, rows[Up.CELL, i], rows[Up.RID, i], rows[Up.NUMBER, i], rows[Up.ROW_1, i], action, rows[Up.PROPENSITY_1, i],
-        rows[Up.END if action != ESCALATE else Up.SENT_1, i], upper, upper_row,
-        known - rows[Up.SENT_1, i] if upper >= 0 else -1,
+    put_fed(
+        fed, size, 1, known, rows[i, Up.CELL], rows[i, Up.RID], rows[i, Up.NUMBER], rows[i, Up.ROW_1], action,
+        rows[i, Up.PROPENSITY_1], decided, upper, upper_row, known - decided if upper >= 0 else -1,
     )  # fmt: skip
 
 
 @inline
-def _correct(facts: Any, sink: Any, rows: Any, i: Any, at: Any) -> None:
-    note_correction(sink, facts.keys[rows[Up.CELL, i], Purpose.HASH], rows[Up.RID, i], rows[Up.T, i], at)
-
-
-@inline
-def _back(facts: Any, rows: Any, i: Any) -> Any:
-    """Return the latency from the edge node to the endpoint."""
-    return drawn(facts.access, facts.keys[rows[Up.CELL, i], Purpose.ACCESS_DOWN], rows[Up.RID, i])
-
-
-@inline
-def _deliver(facts: Any, sink: Any, rows: Any, i: Any, at: Any, tier: Any, why: Any, row: Any, right: Any) -> None:
-    """Bring an answer of a tier to the endpoint; -1 for a policy's answer that there is none."""
-    if rows[Up.FLAGS, i] & ANSWERED_0:
-        if tier >= 0:
-            _correct(facts, sink, rows, i, at)
-        return
-    limit = rows[Up.LIMIT_0, i]
-    if at <= limit:
-        _end(facts, sink, rows, i, tier, at, why, right)
-        _fed_0(sink, rows, i, at, tier, row)
-    else:
-        _give_up_0(facts, sink, rows, i, limit, Reason.TIMEOUT)
-        if tier >= 0:
-            _correct(facts, sink, rows, i, at)
-
-
-@inline
-def _give_up_0(facts: Any, sink: Any, rows: Any, i: Any, at: Any, why: Any) -> None:
+def _give_up_0(rows: Any, i: Any, ended: Any, fed: Any, size: Any, at: Any, why: Any) -> None:
     """Let the endpoint answer itself, at its limit at the latest."""
-    if rows[Up.FLAGS, i] & ANSWERED_0 == 0:
-        if at > rows[Up.LIMIT_0, i]:
-            at, why = rows[Up.LIMIT_0, i], Reason.TIMEOUT
-        _end(facts, sink, rows, i, 0, at, why, facts.right_0[rows[Up.ROW_0, i]])
-        _fed_0(sink, rows, i, at, -1, 0)
-        rows[Up.FLAGS, i] |= ANSWERED_0
+    if rows[i, Up.FLAGS] & ANSWERED_0 == 0:
+        if at > rows[i, Up.LIMIT_0]:
+            at, why = rows[i, Up.LIMIT_0], Reason.TIMEOUT
+        _end(rows, i, ended, size, 0, why, at, rows[i, Up.ROW_0])
+        _fed_0(rows, i, fed, size, at, -1, 0)
+        rows[i, Up.FLAGS] |= ANSWERED_0
 
 
 @inline
-def _give_up_1(facts: Any, sink: Any, rows: Any, i: Any, at: Any, why: Any) -> None:
+def _deliver(rows: Any, i: Any, ended: Any, fed: Any, size: Any, at: Any, tier: Any, why: Any, row: Any) -> None:
+    """Bring an answer of a tier to the endpoint; -1 for a policy's answer that there is none."""
+    if rows[i, Up.FLAGS] & ANSWERED_0 == 0 and at <= rows[i, Up.LIMIT_0]:
+        _end(rows, i, ended, size, tier, why, at, row)
+        _fed_0(rows, i, fed, size, at, tier, row)
+        rows[i, Up.FLAGS] |= ANSWERED_0
+        return
+    _give_up_0(rows, i, ended, fed, size, rows[i, Up.LIMIT_0], Reason.TIMEOUT)
+    if tier >= 0:
+        _end(rows, i, ended, size, tier, CORRECTED, at, row)
+
+
+@inline
+def _give_up_1(rows: Any, i: Any, ended: Any, fed: Any, size: Any, at: Any, why: Any, back: Any) -> None:
     """Let the edge node answer itself, at its limit at the latest."""
-    if rows[Up.FLAGS, i] & ANSWERED_1 == 0:
-        if at > rows[Up.LIMIT_1, i]:
-            at, why = rows[Up.LIMIT_1, i], Reason.TIMEOUT
-        row = rows[Up.ROW_1, i]
-        _fed_1(sink, rows, i, ESCALATE, at, -1, 0)
-        note_outcome(sink, 1, rows[Up.NUMBER, i], at, 0, 1, 0)
-        _deliver(facts, sink, rows, i, at + _back(facts, rows, i), 1, why, row, facts.right_1[row])
-        rows[Up.FLAGS, i] |= ANSWERED_0 | ANSWERED_1
-
-
-@inline
-def _why_not(status: Any) -> Any:
-    if status == Status.REFUSED:
-        return Reason.REFUSED
-    if status == Status.DOWN:
-        return Reason.UNAVAILABLE
-    return Reason.TIMEOUT
+    if rows[i, Up.FLAGS] & ANSWERED_1 == 0:
+        if at > rows[i, Up.LIMIT_1]:
+            at, why = rows[i, Up.LIMIT_1], Reason.TIMEOUT
+        _fed_1(rows, i, fed, size, ESCALATE, rows[i, Up.SENT_1], at, -1, 0)
+        _deliver(rows, i, ended, fed, size, at + back, 1, why, rows[i, Up.ROW_1])
+        rows[i, Up.FLAGS] |= ANSWERED_1
 
 
 @kernel
-def below_0(facts: Any, sink: Any, rows: Any) -> None:
-    """Let endpoints answer what did not get onto or over the access link; see `travel`."""
-    for i in range(rows.shape[1]):
-        flags, status = rows[Up.FLAGS, i], rows[Up.STATUS, i]
-        if flags & OPEN:
-            _give_up_0(facts, sink, rows, i, rows[Up.SENT_0, i], Reason.CIRCUIT_OPEN)
-            rows[Up.LIMIT_0, i] = NO_LIMIT  # it is in the outbox
-        elif flags & UNREACHED:
-            _give_up_0(facts, sink, rows, i, rows[Up.SENT_0, i], Reason.UNAVAILABLE)
-            rows[Up.LIMIT_0, i] = NO_LIMIT  # it is in the outbox
-        rows[Up.FLAGS, i] &= ANSWERED_0 | ANSWERED_1
-        if status == Status.REFUSED or status == Status.EVICTED:
-            _give_up_0(facts, sink, rows, i, rows[Up.END, i], Reason.BUFFER_FULL)
+def below(sink: Any, rows: Any, back: Any, hop: Any) -> None:
+    """Let the sending tier answer what did not get onto or over a hop; see `travel`."""
+    ended, fed, size = sink.ended, sink.fed, sink.size
+    sent_at, limit_at = (Up.SENT_0, Up.LIMIT_0) if hop == 0 else (Up.SENT_1, Up.LIMIT_1)
+    for i in range(rows.shape[0]):
+        flags, status = rows[i, Up.FLAGS], rows[i, Up.STATUS]
+        at, why, kept = np.int64(0), Reason.OK, False
+        if flags & (OPEN | UNREACHED):
+            at, why, kept = rows[i, sent_at], Reason.CIRCUIT_OPEN if flags & OPEN else Reason.UNAVAILABLE, True
+            rows[i, Up.FLAGS] = flags & (ANSWERED_0 | ANSWERED_1)
+        elif status == Status.REFUSED or status == Status.EVICTED:
+            at, why = rows[i, Up.END], Reason.BUFFER_FULL
         elif status == Status.LOST:
-            _give_up_0(facts, sink, rows, i, rows[Up.LIMIT_0, i], Reason.TIMEOUT)
+            at, why = rows[i, limit_at], Reason.TIMEOUT
+        if why != Reason.OK:
+            if hop == 0:
+                _give_up_0(rows, i, ended, fed, size, at, why)
+            else:
+                _give_up_1(rows, i, ended, fed, size, at, why, back[i])
+            if kept:  # in the outbox now: nobody waits for it any more
+                rows[i, limit_at] = NO_LIMIT
 
 
 @kernel
-def below_1(facts: Any, sink: Any, rows: Any) -> None:
-    """Let edge nodes answer what did not get onto or over the uplink."""
-    for i in range(rows.shape[1]):
-        flags, status = rows[Up.FLAGS, i], rows[Up.STATUS, i]
-        if flags & OPEN:
-            _give_up_1(facts, sink, rows, i, rows[Up.SENT_1, i], Reason.CIRCUIT_OPEN)
-            rows[Up.LIMIT_1, i] = NO_LIMIT  # it is in the outbox
-        elif flags & UNREACHED:
-            _give_up_1(facts, sink, rows, i, rows[Up.SENT_1, i], Reason.UNAVAILABLE)
-            rows[Up.LIMIT_1, i] = NO_LIMIT  # it is in the outbox
-        rows[Up.FLAGS, i] &= ANSWERED_0 | ANSWERED_1
-        if status == Status.REFUSED or status == Status.EVICTED:
-            _give_up_1(facts, sink, rows, i, rows[Up.END, i], Reason.BUFFER_FULL)
-        elif status == Status.LOST:
-            _give_up_1(facts, sink, rows, i, rows[Up.LIMIT_1, i], Reason.TIMEOUT)
-
-
-@kernel
-def turned_away(facts: Any, sink: Any, rows: Any) -> None:
-    """Let endpoints answer what their edge node refused or did not come to; other rows are left alone."""
-    for i in range(rows.shape[1]):
-        status = rows[Up.STATUS, i]
+def turned_away(sink: Any, rows: Any, back: Any) -> None:
+    """Let endpoints answer what their edge node refused or did not come to."""
+    ended, fed, size = sink.ended, sink.fed, sink.size
+    for i in range(rows.shape[0]):
+        status = rows[i, Up.STATUS]
         if status == Status.EXPIRED:
-            _give_up_0(facts, sink, rows, i, rows[Up.LIMIT_0, i], Reason.TIMEOUT)
-        elif status == Status.REFUSED or status == Status.DOWN:
-            _give_up_0(facts, sink, rows, i, rows[Up.END, i] + _back(facts, rows, i), _why_not(status))
+            _give_up_0(rows, i, ended, fed, size, rows[i, Up.LIMIT_0], Reason.TIMEOUT)
+        else:
+            why = Reason.REFUSED if status == Status.REFUSED else Reason.UNAVAILABLE
+            _give_up_0(rows, i, ended, fed, size, rows[i, Up.END] + back[i], why)
 
 
 @kernel
-def settle_edge(facts: Any, sink: Any, rows: Any, action: Any, propensity: Any, up: Any) -> None:
-    """Carry out the edge nodes' decisions: note what ends here, append what goes up to `up`, ``[UP, room]``."""
+def settle_edge(
+    edge: Any, sink: Any, count: Any, series: Any, interval: Any, rows: Any, back: Any, action: Any, propensity: Any,
+    up: Any,
+) -> None:  # fmt: skip
+    """Carry out the edge nodes' decisions: put down what ends here, append what goes up to `up`, ``[room, UP]``."""
+    ended, fed, size = sink.ended, sink.fed, sink.size
+    reserve, timeout, bytes_up, last = edge.reserve, edge.timeout, edge.size, series.shape[0] - 1
     for i in range(action.shape[0]):
-        what, end, row = action[i], rows[Up.END, i], rows[Up.ROW_1, i]
-        rows[Up.PROPENSITY_1, i] = propensity[i] if propensity.shape[0] > 0 else 0
-        home = end + _back(facts, rows, i)
-        if what == ACCEPT:
-            _fed_1(sink, rows, i, ACCEPT, end, -1, 0)
-            note_outcome(sink, 1, rows[Up.NUMBER, i], end, 1, 1, 0)
-            _deliver(facts, sink, rows, i, home, 1, Reason.OK, row, facts.right_1[row])
-            continue
+        what, end, row = action[i], rows[i, Up.END], rows[i, Up.ROW_1]
+        rows[i, Up.PROPENSITY_1] = propensity[i] if propensity.shape[0] > 0 else 0
+        tier, why, told, done, limit = 1, Reason.OK, ACCEPT, True, NO_LIMIT
         if what == ABSTAIN:
-            _fed_1(sink, rows, i, ABSTAIN, end, -1, 0)
-            _deliver(facts, sink, rows, i, home, -1, Reason.ABSTAINED, 0, 0)
-            continue
-        if what == DEFER:
-            _fed_1(sink, rows, i, ACCEPT, end, -1, 0)
-            note_outcome(sink, 1, rows[Up.NUMBER, i], end, 1, 1, 0)
-            _deliver(facts, sink, rows, i, home, 1, Reason.DEFERRED, row, facts.right_1[row])
-            rows[Up.FLAGS, i] |= ANSWERED_0 | ANSWERED_1
-            limit = NO_LIMIT
-        else:
-            sink.count[Count.ESCALATED_1] += 1
-            note_outcome(sink, 1, rows[Up.NUMBER, i], end, 0, 0, 1)
-            allowed = budget(
-                NO_LIMIT if rows[Up.LIMIT_0, i] >= NO_LIMIT else rows[Up.LIMIT_0, i] - end,
-                facts.edge.reserve, facts.edge.timeout,
-            )  # fmt: skip
-            if allowed <= 0 and rows[Up.AT, i] <= rows[Up.LIMIT_0, i]:
-                _fed_1(sink, rows, i, ACCEPT, end, -1, 0)
-                note_outcome(sink, 1, rows[Up.NUMBER, i], end, 0, 1, 0)
-                _deliver(facts, sink, rows, i, home, 1, Reason.DEADLINE, row, facts.right_1[row])
+            tier, why, told = -1, Reason.ABSTAINED, ABSTAIN
+        elif what == DEFER:
+            why = Reason.DEFERRED
+        elif what == ESCALATE:
+            count[Count.ESCALATED_1] += 1
+            wanted = rows[i, Up.LIMIT_0]
+            allowed = budget(NO_LIMIT if wanted >= NO_LIMIT else wanted - end, reserve, timeout)
+            if allowed <= 0 and rows[i, Up.AT] <= wanted:
+                why = Reason.DEADLINE
+            else:
+                done, limit = False, end + (allowed if allowed > 0 else timeout)
+        if done:
+            _fed_1(rows, i, fed, size, told, end, end, -1, 0)
+            _deliver(rows, i, ended, fed, size, end + back[i], tier, why, row)
+            if what != DEFER:
                 continue
-            limit = end + (allowed if allowed > 0 else facts.edge.timeout)
-        sink.count[Count.BYTES_1] += facts.edge.size
-        sink.series[row_of(sink, end), Series.BYTES_1] += facts.edge.size
-        n = sink.size[AT_UP]
-        up[:, n] = rows[:, i]
-        up[Up.SENT_1, n] = end
-        up[Up.LIMIT_1, n] = limit
-        up[Up.SIZE, n] = facts.edge.size
-        up[Up.STATUS, n] = Status.DONE
-        sink.size[AT_UP] = n + 1
+            rows[i, Up.FLAGS] |= ANSWERED_1
+        count[Count.BYTES_1] += bytes_up
+        series[min(end // interval, last), Series.BYTES_1] += bytes_up
+        n = size[AT_UP]
+        for column in range(rows.shape[1]):
+            up[n, column] = rows[i, column]
+        up[n, Up.SENT_1] = end
+        up[n, Up.LIMIT_1] = limit
+        up[n, Up.SIZE] = bytes_up
+        up[n, Up.STATUS] = Status.DONE
+        size[AT_UP] = n + 1
 
 
 @kernel
-def settle_server(facts: Any, sink: Any, rows: Any) -> None:
-    """Bring the servers' answers home; `rows` are those that a server is done with, one way or the other."""
-    for i in range(rows.shape[1]):
-        status = rows[Up.STATUS, i]
+def settle_server(
+    tables: Any, keys: Any, sink: Any, series: Any, interval: Any, rows: Any, order: Any, back: Any
+) -> None:  # fmt: skip
+    """Bring the servers' answers home; of `rows` those in `order`: a server is done with them, in one way or another."""
+    ended, fed, size, last = sink.ended, sink.fed, sink.size, series.shape[0] - 1
+    for place in range(order.shape[0]):
+        i = order[place]
+        status = rows[i, Up.STATUS]
         if status == Status.EXPIRED:
-            _give_up_1(facts, sink, rows, i, rows[Up.LIMIT_1, i], Reason.TIMEOUT)
+            _give_up_1(rows, i, ended, fed, size, rows[i, Up.LIMIT_1], Reason.TIMEOUT, back[place])
             continue
-        at = rows[Up.END, i] + drawn(facts.uplink, facts.keys[rows[Up.CELL, i], Purpose.UPLINK_DOWN], rows[Up.RID, i])
+        at = rows[i, Up.END] + drawn(tables, 0, keys[rows[i, Up.CELL], Purpose.UPLINK_DOWN], rows[i, Up.RID])
         if status != Status.DONE:
-            _give_up_1(facts, sink, rows, i, at, _why_not(status))
+            why = Reason.REFUSED if status == Status.REFUSED else Reason.UNAVAILABLE
+            _give_up_1(rows, i, ended, fed, size, at, why, back[place])
             continue
-        home, row = at + _back(facts, rows, i), rows[Up.ROW_2, i]
-        if rows[Up.FLAGS, i] & ANSWERED_1 == 0 and at <= rows[Up.LIMIT_1, i]:
-            _fed_1(sink, rows, i, ESCALATE, at, 2, row)
-            note_outcome(sink, 1, rows[Up.NUMBER, i], at, 1, 1, 0)
-            _deliver(facts, sink, rows, i, home, 2, Reason.OK, row, facts.right_2[row])
+        row, asked = rows[i, Up.ROW_2], rows[i, Up.SENT_1]
+        if rows[i, Up.FLAGS] & ANSWERED_1 == 0 and at <= rows[i, Up.LIMIT_1]:
+            _fed_1(rows, i, fed, size, ESCALATE, asked, at, 2, row)
+            series[min(at // interval, last), Series.ABOVE_1] += 1
+            series[min(at // interval, last), Series.ABOVE_NS_1] += at - asked
+            _deliver(rows, i, ended, fed, size, at + back[place], 2, Reason.OK, row)
         else:
-            _give_up_1(facts, sink, rows, i, rows[Up.LIMIT_1, i], Reason.TIMEOUT)
-            _correct(facts, sink, rows, i, home)
+            _give_up_1(rows, i, ended, fed, size, rows[i, Up.LIMIT_1], Reason.TIMEOUT, back[place])
+            _end(rows, i, ended, size, 2, CORRECTED, at + back[place], row)
 
 
 @kernel
-def time_out(facts: Any, sink: Any, rows: Any, t1: Any, edge: Any) -> None:
+def time_out(sink: Any, rows: Any, back: Any, t1: Any, edge: Any) -> None:
     """Let tiers answer what is still under way above them at `t1`, after their limit; `edge`: edge nodes too."""
-    for i in range(rows.shape[1]):
-        if edge and rows[Up.LIMIT_1, i] < t1:
-            _give_up_1(facts, sink, rows, i, rows[Up.LIMIT_1, i], Reason.TIMEOUT)
-        if rows[Up.LIMIT_0, i] < t1:
-            _give_up_0(facts, sink, rows, i, rows[Up.LIMIT_0, i], Reason.TIMEOUT)
+    ended, fed, size = sink.ended, sink.fed, sink.size
+    for i in range(rows.shape[0]):
+        if edge and rows[i, Up.LIMIT_1] < t1:
+            _give_up_1(rows, i, ended, fed, size, rows[i, Up.LIMIT_1], Reason.TIMEOUT, back[i])
+        if rows[i, Up.LIMIT_0] < t1:
+            _give_up_0(rows, i, ended, fed, size, rows[i, Up.LIMIT_0], Reason.TIMEOUT)

@@ -11,7 +11,7 @@ from escalade.simulations.fleet.protocol import ranges
 from escalade.simulations.fleet.shard import Shard
 
 if TYPE_CHECKING:
-    from escalade.simulations.fleet.cell import Asked
+    from escalade.simulations.fleet.book import Asked
     from escalade.simulations.fleet.compiled import World
     from escalade.simulations.fleet.protocol import Control, ShardEnd, ShardOutput
 

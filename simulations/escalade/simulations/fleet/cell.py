@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from escalade.simulations.fleet import answers, desk, local, travel
+from escalade.simulations.fleet.book import Book
 from escalade.simulations.fleet.columns import LazyBatch, repeated, uniforms
 from escalade.simulations.fleet.compiled import profile_of
 from escalade.simulations.fleet.deciding import Decider
@@ -16,46 +16,18 @@ from escalade.simulations.fleet.intervals import from_config
 from escalade.simulations.fleet.order import by_time
 from escalade.simulations.fleet.population import links_of, population
 from escalade.simulations.fleet.rows import FAR, LOCAL, UP, Local, Status, Up
-from escalade.simulations.fleet.sink import AT_ENDED, AT_FED, AT_OUTCOME, AT_UP, Sink, sink_for
+from escalade.simulations.fleet.sink import AT_UP
 from escalade.simulations.fleet.sources import source_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from escalade.simulations.fleet.book import Asked, CellOutput
     from escalade.simulations.fleet.compiled import World
     from escalade.simulations.fleet.protocol import Control
     from escalade.simulations.fleet.result import Stats
 
     Rows = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What the run wants to be told beside the counters."""
-
-    keep: bool = False
-    outcomes: bool = False
-    fed: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class CellOutput:
-    """What a cell gives at the end of a window; see `ShardOutput`."""
-
-    up: Rows
-    requests: int
-    pending: int
-    ended: list[Rows]
-    outcomes: list[Rows]
-    fed: list[Rows]
-
-
-def facts_of(world: World) -> answers.Facts:
-    """Return what answers depend on."""
-    right = [table.right for table in world.tables]
-    return answers.Facts(
-        world.keys, world.kinds, world.edge, world.access.latency, world.uplink.latency, right[0], right[1], right[2]
-    )
 
 
 class Cell:
@@ -93,35 +65,31 @@ class Cell:
         self._rid = 0
         self._inferring = np.empty((LOCAL, 0), np.int64)
         """At the endpoints, until after the window."""
-        self._on_access = np.empty((UP, 0), np.int64)
+        self._on_access = np.empty((0, UP), np.int64)
         """Waiting for the access link."""
-        self._to_edge = np.empty((UP, 0), np.int64)
+        self._to_edge = np.empty((0, UP), np.int64)
         """On the air, waiting for a worker, or inferred after the window."""
-        self._on_uplink = np.empty((UP, 0), np.int64)
+        self._on_uplink = np.empty((0, UP), np.int64)
 
     @property
     def pending(self) -> int:
         """Requests under way below the servers."""
-        return sum(one.shape[1] for one in (self._inferring, self._on_access, self._to_edge, self._on_uplink))
+        return self._inferring.shape[1] + sum(map(len, (self._on_access, self._to_edge, self._on_uplink)))
 
     def advance(self, world: World, control: Control, t1: int, stats: Stats, asked: Asked) -> CellOutput:
         """Do everything that happens before `t1`; raises PolicyRaisedError."""
         if control.policies is not None:
             for decider, policy in zip([*self._deciders, self._edge_decider], control.policies, strict=True):
                 decider.use(policy)
-        out = CellOutput(np.empty((UP, 0), np.int64), 0, 0, [], [], [])
-        facts = facts_of(world)
-        sent = self._endpoints(world, control, t1, stats, asked, out)
-        arriving = self._over(world, facts, self._access, sent, t1, stats, asked, out, hop=0)
-        rising = self._edge(world, facts, control, arriving, t1, stats, asked, out)
-        out.up = self._over(world, facts, self._uplink, rising, t1, stats, asked, out, hop=1)
+        book = Book(world, stats, asked)
+        sent = self._endpoints(world, control, t1, book)
+        arriving = self._over(world, sent, t1, book, hop=0)
+        rising = self._edge(world, control, arriving, t1, book)
+        book.out.up = self._over(world, rising, t1, book, hop=1)
         for rows, edge in ((self._on_access, False), (self._to_edge, False), (self._on_uplink, True)):
-            if rows.shape[1]:
-                sink = self._sink(world, stats, rows.shape[1], asked)
-                answers.time_out(facts, sink, rows, t1, edge)
-                collect(sink, out)
-        out.pending = self.pending
-        return out
+            book.time_out(rows, t1, edge)
+        book.out.pending = self.pending
+        return book.out
 
     def control(self, world: World) -> None:
         """Do what happens at the end of a control interval: thermal states move on."""
@@ -146,35 +114,47 @@ class Cell:
         devices = self.devices
         if not len(devices.charge):
             return np.empty((4, 0), np.int64)
-        local.last_drain(world.kinds, devices, self._sink(world, stats, 0, Asked()), until)
+        local.last_drain(world.kinds, devices, stats.count, stats.series, world.interval, until)
         mine = devices.powered == 1
         return np.stack([devices.number[mine], self._capacity[mine], devices.charge[mine], devices.died[mine]])
 
     # The stages, in the order of a request's way.
 
-    def _endpoints(self, world: World, control: Control, t1: int, stats: Stats, asked: Asked, out: CellOutput) -> Rows:
+    def _endpoints(self, world: World, control: Control, t1: int, book: Book) -> Rows:
         t, device = self._arrivals(t1)
+        book.arrived(t)
         before = self._inferring
         room = before.shape[1] + len(t)
         ready, later = np.empty((LOCAL, room), np.int64), np.empty((LOCAL, room), np.int64)
-        over = before[Local.END] < t1
-        n_ready, n_later = int(over.sum()), int((~over).sum())
-        ready[:, :n_ready], later[:, :n_later] = before[:, over], before[:, ~over]
-        sink = self._sink(world, stats, room, asked)
+        n_ready = n_later = 0
+        if before.shape[1]:
+            over = before[Local.END] < t1
+            n_ready = int(over.sum())
+            n_later = before.shape[1] - n_ready
+            ready[:, :n_ready], later[:, :n_later] = before[:, over], before[:, ~over]
+        stats, interval = book.stats, world.interval
+        sink = book.sink(room)
         n_ready, n_later = local.infer(
-            self.place, world.kinds, self.devices, sink, t, device, self._rid, t1, ready, n_ready, later, n_later
-        )
+            self.place, world.kinds, self.devices, sink, stats.by_class, t, device, self._rid, t1, ready, n_ready,
+            later, n_later,
+        )  # fmt: skip
         self._rid += len(t)
-        out.requests = len(t)
         self._inferring = later[:, :n_later].copy()
         rows = ready[:, :n_ready]
-        action, propensity = self._decide_0(world, control, rows, fed=asked.fed)
+        action, propensity = self._decide_0(world, control, rows)
         if len(self.devices.charge):
-            local.spend(self.place, world.kinds, self.devices, sink, rows, action)
-        up = np.empty((UP, int((action == local.ESCALATE).sum() + (action == local.DEFER).sum())), np.int64)
-        local.settle(self.place, world.kinds, self.devices, sink, rows, action, propensity.view(np.int64), world.tables[0].right, up)
-        collect(sink, out)
-        return up[:, : sink.size[AT_UP]]
+            action = action.copy()
+            local.spend(world.kinds, self.devices, stats.count, stats.series, interval, rows, action)
+        going = action == local.ESCALATE
+        book.escalated(0, self.devices.number, rows[Local.DEVICE], rows[Local.END], going)
+        up = np.empty((int(np.count_nonzero(going | (action == local.DEFER))), UP), np.int64)
+        chances = propensity.view(np.int64) if book.asked.fed else np.empty(0, np.int64)
+        local.settle(
+            self.place, world.kinds, self.devices, sink, stats.count, stats.hist, stats.series, stats.by_class,
+            interval, rows, action, chances, up,
+        )  # fmt: skip
+        book.close(sink)
+        return up[: sink.size[AT_UP]]
 
     def _arrivals(self, t1: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         parts = [source.until(t1) for source in self._sources]
@@ -185,12 +165,9 @@ class Cell:
         order = np.argsort(t, kind="stable")
         return t[order], device[order]
 
-    def _decide_0(
-        self, world: World, control: Control, rows: Rows, *, fed: bool
-    ) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+    def _decide_0(self, world: World, control: Control, rows: Rows) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
         if len(self._deciders) == 1:
-            action, propensity = self._decide_kind(world, control, rows, 0)
-            return action, propensity if fed else np.empty(0)
+            return self._decide_kind(world, control, rows, 0)
         action, propensity = np.empty(rows.shape[1], np.int8), np.empty(rows.shape[1])
         kind = self.devices.kind[rows[Local.DEVICE]]
         for number in range(len(self._deciders)):
@@ -226,128 +203,72 @@ class Cell:
         late = None if deadline >= FAR else rows[Local.T] + deadline <= rows[Local.END]
         return self._deciders[kind].decide(batch, rows[Local.DEVICE], rows[Local.END], rows[Local.RID], late)
 
-    def _over(
-        self,
-        world: World,
-        facts: answers.Facts,
-        links: travel.Links,
-        rows: Rows,
-        t1: int,
-        stats: Stats,
-        asked: Asked,
-        out: CellOutput,
-        *,
-        hop: int,
-    ) -> Rows:
+    def _over(self, world: World, rows: Rows, t1: int, book: Book, *, hop: int) -> Rows:
         """Send rows over a hop; return those that arrive, sooner or later, and keep those that wait."""
-        wire = (world.access, world.uplink)[hop]
+        wire, keys, stats = (world.access, world.uplink)[hop], self.place.keys, book.stats
         config = (world.scenario.links.access, world.scenario.links.uplink)[hop]
-        keys = self.place.keys
         if not config.queues:
-            if rows.shape[1]:
-                sink = self._sink(world, stats, rows.shape[1], asked)
-                travel.pass_on(wire, keys, sink, rows, hop)
-                if wire.loss > 0:
-                    (answers.below_0 if hop == 0 else answers.below_1)(facts, sink, rows)
-                    collect(sink, out)
-                    rows = rows[:, rows[Up.STATUS] == Status.DONE]
+            travel.pass_on(wire, keys, stats.count, stats.hist, stats.series, world.interval, rows, hop)
+            if wire.loss > 0:
+                book.below(rows, hop)
+                rows = rows[rows[:, Up.STATUS] == Status.DONE]
             return rows
         waiting = self._on_access if hop == 0 else self._on_uplink
-        rows = np.concatenate([waiting, rows], axis=1) if waiting.shape[1] else rows
-        if not rows.shape[1]:
-            return rows
-        sent = rows[Up.SENT_0 if hop == 0 else Up.SENT_1]
-        sink = self._sink(world, stats, rows.shape[1], asked)
-        travel.queue_up(wire, keys, links, sink, rows, by_time(sent, rows[Up.RID]), t1, hop)
-        (answers.below_0 if hop == 0 else answers.below_1)(facts, sink, rows)
-        collect(sink, out)
-        status = rows[Up.STATUS]
-        stay = rows[:, status == Status.WAITING]
+        rows = np.concatenate([waiting, rows]) if len(waiting) else rows
+        order = by_time(rows[:, Up.SENT_0 if hop == 0 else Up.SENT_1], rows[:, Up.RID])
+        links = self._access if hop == 0 else self._uplink
+        travel.queue_up(wire, keys, links, stats.count, stats.hist, stats.series, world.interval, rows, order, t1, hop)
+        book.below(rows, hop)
+        status = rows[:, Up.STATUS]
+        stay = rows[status == Status.WAITING]
         if hop == 0:
             self._on_access = stay
         else:
             self._on_uplink = stay
-        return rows[:, status == Status.DONE]
+        return rows[status == Status.DONE]
 
-    def _edge(
-        self,
-        world: World,
-        facts: answers.Facts,
-        control: Control,
-        arriving: Rows,
-        t1: int,
-        stats: Stats,
-        asked: Asked,
-        out: CellOutput,
-    ) -> Rows:
-        arriving[Up.END] = -1  # not yet served
-        rows = np.concatenate([self._to_edge, arriving], axis=1)
-        if not rows.shape[1]:
-            return rows
-        sink = self._sink(world, stats, 2 * rows.shape[1], asked)
-        serve_rows(world.edge, self._nodes, world.keys, sink, rows, self._itself, 1, world.tables[0].samples, t1)
-        status, end = rows[Up.STATUS], rows[Up.END]
+    def _edge(self, world: World, control: Control, arriving: Rows, t1: int, book: Book) -> Rows:
+        rows = np.concatenate([self._to_edge, arriving]) if len(self._to_edge) else arriving
+        book.serve(world.edge, self._nodes, rows, self._itself, 1, t1)
+        status, end = rows[:, Up.STATUS], rows[:, Up.END]
         served = (end >= 0) & (status == Status.DONE)
-        gone = (end >= 0) & (status != Status.DONE) & (status != Status.WAITING)
-        if gone.any():
-            answers.turned_away(facts, sink, rows[:, gone])
+        gone = (end >= 0) & ~served
         over = served & (end < t1)
-        decided = rows[:, over]
-        self._to_edge = rows[:, ~(over | gone)]
+        decided = rows[over]
+        self._to_edge = rows[~(over | gone)]
         action, propensity = self._decide_1(world, control, decided)
-        up = np.empty((UP, int((action == local.ESCALATE).sum() + (action == local.DEFER).sum())), np.int64)
-        answers.settle_edge(facts, sink, decided, action, propensity.view(np.int64) if asked.fed else np.empty(0, np.int64), up)
-        collect(sink, out)
-        return up[:, : sink.size[AT_UP]]
+        going = action == local.ESCALATE
+        number = decided[:, Up.NUMBER]
+        book.escalated(1, number, None, decided[:, Up.END], going)
+        up = np.empty((int(np.count_nonzero(going | (action == local.DEFER))), UP), np.int64)
+        chances = propensity.view(np.int64) if book.asked.fed else np.empty(0, np.int64)
+        sink = book.sink(len(rows))
+        if gone.any():
+            away = rows[gone]
+            answers.turned_away(sink, away, answers.ways_back(world, away))
+        back = answers.ways_back(world, decided)
+        answers.settle_edge(
+            world.edge, sink, book.stats.count, book.stats.series, world.interval, decided, back, action, chances, up
+        )
+        book.close(sink)
+        return up[: sink.size[AT_UP]]
 
     def _decide_1(self, world: World, control: Control, rows: Rows) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
-        table, n = world.tables[1], rows.shape[1]
+        table, n = world.tables[1], len(rows)
         if not n:
             return np.empty(0, np.int8), np.empty(0)
-        unlimited = rows[Up.LIMIT_0] >= FAR
+        unlimited = rows[:, Up.LIMIT_0] >= FAR
         batch = LazyBatch(
-            table.score[rows[Up.ROW_1]],
+            table.score[rows[:, Up.ROW_1]],
             {
-                "posterior": lambda: table.posterior[rows[Up.ROW_1]],
-                "time_s": lambda: rows[Up.END] / 1e9,
-                "uniform": lambda: uniforms(self.place.keys[Purpose.UNIFORM_1], rows[Up.RID]),
-                "remaining_ms": lambda: np.where(unlimited, np.inf, (rows[Up.LIMIT_0] - rows[Up.END]) / 1e6),
+                "posterior": lambda: table.posterior[rows[:, Up.ROW_1]],
+                "time_s": lambda: rows[:, Up.END] / 1e9,
+                "uniform": lambda: uniforms(self.place.keys[Purpose.UNIFORM_1], rows[:, Up.RID]),
+                "remaining_ms": lambda: np.where(unlimited, np.inf, (rows[:, Up.LIMIT_0] - rows[:, Up.END]) / 1e6),
                 "bytes_up": lambda: repeated(world.edge.size, n, whole=True),
                 "upstream_ms": lambda: repeated(control.upstream_ms[1], n),
-                "device": lambda: rows[Up.NUMBER].copy(),
+                "device": lambda: rows[:, Up.NUMBER].copy(),
             },
         )
-        late = (rows[Up.LIMIT_0] <= rows[Up.END]) & (rows[Up.AT] <= rows[Up.LIMIT_0])
-        return self._edge_decider.decide(batch, rows[Up.NODE], rows[Up.END], rows[Up.RID], late)
-
-    def _sink(self, world: World, stats: Stats, rows: int, asked: Asked) -> Sink:
-        return sink_for(stats, world.interval, rows, keep=asked.keep, outcomes=asked.outcomes, fed=asked.fed)
-
-
-def serve_rows(
-    station: Any, units: desk.Units, keys: Any, sink: Sink, rows: Rows, unit_of: Any, level: int, samples: int, t1: int
-) -> None:
-    """Let a tier serve what arrives before `t1` of a pool: rows whose `END` is -1 or that are `WAITING`."""
-    if station.max_batch == 1:
-        new = np.flatnonzero((rows[Up.END] < 0) & (rows[Up.AT] < t1))
-    else:
-        new = np.flatnonzero(((rows[Up.END] < 0) | (rows[Up.STATUS] == Status.WAITING)) & (rows[Up.AT] < t1))
-    if not len(new) and station.max_batch == 1:
-        return
-    order = new[by_time(rows[Up.AT, new], rows[Up.RID, new], rows[Up.CELL, new] if level == 2 else None)]
-    if station.max_batch == 1:
-        desk.serve(station, units, keys, sink, rows, order, unit_of, level, samples)
-    else:
-        desk.serve_batches(station, units, keys, sink, rows, order, unit_of, level, samples, t1)
-
-
-def collect(sink: Sink, out: CellOutput) -> None:
-    """Take over what a kernel kept of single requests."""
-    size = sink.size
-    if size[AT_ENDED]:
-        out.ended.append(sink.ended[:, : size[AT_ENDED]].copy())
-    if size[AT_OUTCOME]:
-        out.outcomes.append(sink.outcome[:, : size[AT_OUTCOME]].copy())
-    if size[AT_FED]:
-        out.fed.append(sink.fed[:, : size[AT_FED]].copy())
-    size[AT_ENDED] = size[AT_OUTCOME] = size[AT_FED] = 0
+        late = (rows[:, Up.LIMIT_0] <= rows[:, Up.END]) & (rows[:, Up.AT] <= rows[:, Up.LIMIT_0])
+        return self._edge_decider.decide(batch, rows[:, Up.NODE], rows[:, Up.END], rows[:, Up.RID], late)

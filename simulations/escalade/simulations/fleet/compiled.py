@@ -199,7 +199,7 @@ def _kinds(scenario: Scenario) -> Kinds:
 
     triggers = [profile.trigger for profile in profiles]
     return Kinds(
-        np.stack([time_table(profile.service) for profile in profiles]),
+        np.concatenate([time_table(profile.service) for profile in profiles]),
         whole([_ns(one.deadline_ms) for one in endpoints]),
         whole([_ns(one.escalation.reserve_ms) for one in endpoints]),
         whole([_ns(one.escalation.timeout_ms) for one in endpoints]),

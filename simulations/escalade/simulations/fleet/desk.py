@@ -11,7 +11,7 @@ from escalade.simulations.fleet.intervals import up_again
 from escalade.simulations.fleet.jit import inline, kernel
 from escalade.simulations.fleet.result import Count, Hist, Series
 from escalade.simulations.fleet.rows import Status, Up
-from escalade.simulations.fleet.sink import bin_of_one, row_of
+from escalade.simulations.fleet.sink import bin_of_one
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,62 +47,45 @@ class Units(NamedTuple):
 
 
 @inline
-def _occupy(free: Any, until: Any) -> None:
-    """Give the worker that is free first work until then."""
-    place, n = 0, free.shape[0]
+def _occupy(free: Any, unit: Any, until: Any) -> None:
+    """Give the unit's worker that is free first work until then."""
+    place, n = 0, free.shape[1]
     while True:
         child = 2 * place + 1
         if child >= n:
             break
-        if child + 1 < n and free[child + 1] < free[child]:
+        if child + 1 < n and free[unit, child + 1] < free[unit, child]:
             child += 1
-        if free[child] >= until:
+        if free[unit, child] >= until:
             break
-        free[place] = free[child]
+        free[unit, place] = free[unit, child]
         place = child
-    free[place] = until
+    free[unit, place] = until
 
 
 @inline
-def _slowed(desk: Any, service: Any, start: Any) -> Any:
+def _slowed(slow_from: Any, slow_to: Any, slowdown: Any, service: Any, start: Any) -> Any:
     """Return the time of an inference that begins in a brown-out, or else as it is."""
-    for k in range(desk.slow_from.shape[0]):
-        if desk.slow_from[k] <= start < desk.slow_to[k]:
-            return np.int64(service * desk.slowdown[k])
+    for k in range(slow_from.shape[0]):
+        if slow_from[k] <= start < slow_to[k]:
+            return np.int64(service * slowdown[k])
     return service
 
 
 @inline
-def _begin(desk: Any, units: Any, sink: Any, rows: Any, i: Any, unit: Any, start: Any, end: Any, level: Any, samples: Any) -> None:  # fmt: skip
-    """Note that a request's inference begins."""
-    at = rows[Up.AT, i]
-    rows[Up.END, i] = end
-    rows[Up.STATUS, i] = Status.DONE
-    row = rows[Up.ROW_0, i]
+def _row(row: Any, samples: Any, upgraded: Any) -> Any:
+    """Return the row of the tier's score table that answers the sample of the endpoints' row."""
     if row >= samples:
         row -= samples
-    if at >= units.upgrade[unit]:
-        row += samples
-    rows[Up.ROW_1 if level == 1 else Up.ROW_2, i] = row
-    sink.count[Count.SERVED_0 + level] += 1
-    sink.count[Count.WAIT_NS_0 + level] += start - at
-    sink.series[row_of(sink, start), Series.WAIT_NS_1 + level - 1] += start - at
-    sink.hist[Hist.EDGE if level == 1 else Hist.SERVER, bin_of_one(end - at)] += 1
-
-
-@inline
-def _work(sink: Any, start: Any, service: Any, level: Any) -> None:
-    """Note a worker's time."""
-    sink.count[Count.BUSY_NS_0 + level] += service
-    sink.count[Count.BATCHES_1 + level - 1] += 1
-    sink.series[row_of(sink, start), Series.BUSY_NS_0 + level] += service
+    return row + samples if upgraded else row
 
 
 @kernel
 def serve(
-    desk: Any, units: Any, keys: Any, sink: Any, rows: Any, order: Any, unit_of: Any, level: Any, samples: Any
+    desk: Any, units: Any, keys: Any, count: Any, hist: Any, series: Any, interval: Any, rows: Any, order: Any,
+    unit_of: Any, level: Any, samples: Any,
 ) -> None:  # fmt: skip
-    """Serve requests one at a time; sets `STATUS` and `END`.
+    """Serve requests one at a time; sets `STATUS`, `END` and the row of the score table.
 
     Parameters
     ----------
@@ -113,106 +96,131 @@ def serve(
     unit_of
         From the edge node, of the cell or of the fleet, to the unit.
     """
-    limit_of = Up.LIMIT_0 if level == 1 else Up.LIMIT_1
-    purpose = Purpose.SERVICE_1 if level == 1 else Purpose.SERVICE_2
-    bound = units.begun.shape[1]
-    fails = units.failures.first.shape[0] > 1
+    node_at, limit_at, row_at, purpose = (
+        (Up.NODE, Up.LIMIT_0, Up.ROW_1, Purpose.SERVICE_1)
+        if level == 1
+        else (Up.FLEET_NODE, Up.LIMIT_1, Up.ROW_2, Purpose.SERVICE_2)
+    )
+    tables, slow_from, slow_to, slowdown = desk.service, desk.slow_from, desk.slow_to, desk.slowdown
+    free, begun, turn, upgrade = units.free, units.begun, units.turn, units.upgrade
+    first, down, back = units.failures.first, units.failures.start, units.failures.end
+    bound, last = begun.shape[1], series.shape[0] - 1
     for place in range(order.shape[0]):
         i = order[place]
-        unit, at = unit_of[rows[Up.NODE if level == 1 else Up.FLEET_NODE, i]], rows[Up.AT, i]
-        if fails and up_again(units.failures, unit, at) != at:
-            rows[Up.STATUS, i] = Status.DOWN
-            rows[Up.END, i] = at
+        unit, at = unit_of[rows[i, node_at]], rows[i, Up.AT]
+        if up_again(first, down, back, unit, at) != at:
+            rows[i, Up.STATUS] = Status.DOWN
+            rows[i, Up.END] = at
             continue
-        if bound > 0 and units.begun[unit, units.turn[unit]] > at:
-            rows[Up.STATUS, i] = Status.REFUSED
-            rows[Up.END, i] = at
+        if bound > 0 and begun[unit, turn[unit]] > at:
+            rows[i, Up.STATUS] = Status.REFUSED
+            rows[i, Up.END] = at
             continue
-        free = units.free[unit]
-        start = max(at, free[0])
+        start = max(at, free[unit, 0])
         if bound > 0:
-            units.begun[unit, units.turn[unit]] = start
-            units.turn[unit] = (units.turn[unit] + 1) % bound
-        limit = rows[limit_of, i]
-        if at < limit <= start:
-            rows[Up.STATUS, i] = Status.EXPIRED
-            rows[Up.END, i] = start
+            begun[unit, turn[unit]] = start
+            turn[unit] = (turn[unit] + 1) % bound
+        if at < rows[i, limit_at] <= start:
+            rows[i, Up.STATUS] = Status.EXPIRED
+            rows[i, Up.END] = start
             continue
-        service = _slowed(desk, drawn(desk.service, keys[rows[Up.CELL, i], purpose], rows[Up.RID, i]), start)
-        _occupy(free, start + service)
-        _work(sink, start, service, level)
-        _begin(desk, units, sink, rows, i, unit, start, start + service, level, samples)
-
-
-@inline
-def _batches(
-    desk: Any, units: Any, keys: Any, sink: Any, rows: Any, head: Any, following: Any, waiting: Any, unit: Any,
-    until: Any, level: Any, samples: Any, batch: Any,
-) -> None:  # fmt: skip
-    """Begin every batch that begins before `until`."""
-    limit_of = Up.LIMIT_0 if level == 1 else Up.LIMIT_1
-    free = units.free[unit]
-    while waiting[unit] > 0:
-        start = max(free[0], rows[Up.AT, head[unit]])
-        if start >= until:
-            return
-        size = 0
-        while waiting[unit] > 0 and size < desk.max_batch:
-            i = head[unit]
-            head[unit] = following[i]
-            waiting[unit] -= 1
-            if rows[Up.AT, i] < rows[limit_of, i] <= start:
-                rows[Up.STATUS, i] = Status.EXPIRED
-                rows[Up.END, i] = start
-            else:
-                batch[size] = i
-                size += 1
-        if size > 0:
-            first = batch[0]
-            purpose = Purpose.SERVICE_1 if level == 1 else Purpose.SERVICE_2
-            service = drawn(desk.service, keys[rows[Up.CELL, first], purpose], rows[Up.RID, first])
-            service = _slowed(desk, np.int64(service * (1.0 + desk.each_more * (size - 1))), start)
-            _occupy(free, start + service)
-            _work(sink, start, service, level)
-            for k in range(size):
-                _begin(desk, units, sink, rows, batch[k], unit, start, start + service, level, samples)
+        service = drawn(tables, 0, keys[rows[i, Up.CELL], purpose], rows[i, Up.RID])
+        service = _slowed(slow_from, slow_to, slowdown, service, start)
+        _occupy(free, unit, start + service)
+        rows[i, Up.STATUS] = Status.DONE
+        rows[i, Up.END] = start + service
+        rows[i, row_at] = _row(rows[i, Up.ROW_0], samples, at >= upgrade[unit])
+        interval_row = min(start // interval, last)
+        count[Count.BUSY_NS_0 + level] += service
+        count[Count.BATCHES_1 + level - 1] += 1
+        count[Count.SERVED_0 + level] += 1
+        count[Count.WAIT_NS_0 + level] += start - at
+        series[interval_row, Series.BUSY_NS_0 + level] += service
+        series[interval_row, Series.WAIT_NS_1 + level - 1] += start - at
+        hist[Hist.ACCESS + 2 * level - 1, bin_of_one(start + service - at)] += 1
 
 
 @kernel
 def serve_batches(
-    desk: Any, units: Any, keys: Any, sink: Any, rows: Any, order: Any, unit_of: Any, level: Any, samples: Any, t1: Any
+    desk: Any, units: Any, keys: Any, count: Any, hist: Any, series: Any, interval: Any, rows: Any, order: Any,
+    unit_of: Any, level: Any, samples: Any, t1: Any,
 ) -> None:  # fmt: skip
-    """Serve requests in batches: a free worker takes all that waits; sets `STATUS` and `END`.
+    """Serve requests in batches: a free worker takes all that waits; sets what `serve` does.
 
     `rows` begins with those that were `WAITING` at the end of the last window; those that still do stay so.
     """
-    count = units.free.shape[0]
-    head = np.zeros(count, np.int64)
-    tail = np.zeros(count, np.int64)
-    waiting = np.zeros(count, np.int64)
-    following = np.zeros(rows.shape[1], np.int64)
+    node_at, limit_at, row_at, purpose = (
+        (Up.NODE, Up.LIMIT_0, Up.ROW_1, Purpose.SERVICE_1)
+        if level == 1
+        else (Up.FLEET_NODE, Up.LIMIT_1, Up.ROW_2, Purpose.SERVICE_2)
+    )
+    tables, slow_from, slow_to, slowdown = desk.service, desk.slow_from, desk.slow_to, desk.slowdown
+    free, upgrade = units.free, units.upgrade
+    first, down, back = units.failures.first, units.failures.start, units.failures.end
+    number, last = free.shape[0], series.shape[0] - 1
+    head = np.zeros(number, np.int64)
+    tail = np.zeros(number, np.int64)
+    waiting = np.zeros(number, np.int64)
+    following = np.zeros(rows.shape[0], np.int64)
     batch = np.zeros(desk.max_batch, np.int64)
-    for place in range(order.shape[0]):
-        i = order[place]
-        unit, at = unit_of[rows[Up.NODE if level == 1 else Up.FLEET_NODE, i]], rows[Up.AT, i]
-        if rows[Up.STATUS, i] != Status.WAITING:
-            _batches(
-                desk, units, keys, sink, rows, head, following, waiting, unit, at, level, samples, batch
-            )  # fmt: skip
-            if up_again(units.failures, unit, at) != at:
-                rows[Up.STATUS, i] = Status.DOWN
-                rows[Up.END, i] = at
+    for place in range(order.shape[0] + number):
+        # An arrival lets its unit begin every batch that begins before it; at the end, every one before t1.
+        closing = place >= order.shape[0]
+        i = np.int64(-1) if closing else order[place]
+        unit = place - order.shape[0] if closing else unit_of[rows[i, node_at]]
+        until = t1 if closing else rows[i, Up.AT]
+        if closing or rows[i, Up.STATUS] != Status.WAITING:
+            while waiting[unit] > 0:
+                start = max(free[unit, 0], rows[head[unit], Up.AT])
+                if start >= until:
+                    break
+                size = 0
+                while waiting[unit] > 0 and size < desk.max_batch:
+                    k = head[unit]
+                    head[unit] = following[k]
+                    waiting[unit] -= 1
+                    if rows[k, Up.AT] < rows[k, limit_at] <= start:
+                        rows[k, Up.STATUS] = Status.EXPIRED
+                        rows[k, Up.END] = start
+                    else:
+                        batch[size] = k
+                        size += 1
+                if size == 0:
+                    continue
+                leader = batch[0]
+                service = drawn(tables, 0, keys[rows[leader, Up.CELL], purpose], rows[leader, Up.RID])
+                service = np.int64(service * (1.0 + desk.each_more * (size - 1)))
+                service = _slowed(slow_from, slow_to, slowdown, service, start)
+                _occupy(free, unit, start + service)
+                interval_row = min(start // interval, last)
+                count[Count.BUSY_NS_0 + level] += service
+                count[Count.BATCHES_1 + level - 1] += 1
+                series[interval_row, Series.BUSY_NS_0 + level] += service
+                for b in range(size):
+                    k = batch[b]
+                    at = rows[k, Up.AT]
+                    rows[k, Up.STATUS] = Status.DONE
+                    rows[k, Up.END] = start + service
+                    rows[k, row_at] = _row(rows[k, Up.ROW_0], samples, at >= upgrade[unit])
+                    count[Count.SERVED_0 + level] += 1
+                    count[Count.WAIT_NS_0 + level] += start - at
+                    series[interval_row, Series.WAIT_NS_1 + level - 1] += start - at
+                    hist[Hist.ACCESS + 2 * level - 1, bin_of_one(start + service - at)] += 1
+        if closing:
+            continue
+        if rows[i, Up.STATUS] != Status.WAITING:
+            if up_again(first, down, back, unit, until) != until:
+                rows[i, Up.STATUS] = Status.DOWN
+                rows[i, Up.END] = until
                 continue
             if desk.max_queue > 0 and waiting[unit] >= desk.max_queue:
-                rows[Up.STATUS, i] = Status.REFUSED
-                rows[Up.END, i] = at
+                rows[i, Up.STATUS] = Status.REFUSED
+                rows[i, Up.END] = until
                 continue
-        rows[Up.STATUS, i] = Status.WAITING
+        rows[i, Up.STATUS] = Status.WAITING
         if waiting[unit] == 0:
             head[unit] = i
         else:
             following[tail[unit]] = i
         tail[unit] = i
         waiting[unit] += 1
-    for unit in range(count):
-        _batches(desk, units, keys, sink, rows, head, following, waiting, unit, t1, level, samples, batch)

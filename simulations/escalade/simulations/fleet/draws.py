@@ -101,24 +101,16 @@ def uniform(key: Any, number: Any) -> Any:
 
 
 @inline
-def looked_up(table: Any, random: Any) -> Any:
-    """Return a time from a table of quantiles, by 64 random bits."""
-    if table[CONSTANT] != 0:
-        return table[0]
-    place = np.float64((random >> R11) | ONE).view(np.int64)
+def drawn(tables: Any, which: Any, key: Any, number: Any) -> Any:
+    """Return the number-th time of one of the tables of quantiles, ``[tables, WIDTH]``."""
+    if tables[which, CONSTANT] != 0:
+        return tables[which, 0]
+    place = np.float64((bits(key, number) >> R11) | ONE).view(np.int64)
     cell = (place >> 46) - _LEAST
     if cell < 0:
-        return table[0]
-    low = table[cell]
-    return low + (((table[cell + 1] - low) * ((place >> 26) & _FRACTION)) >> 20)
-
-
-@inline
-def drawn(table: Any, key: Any, number: Any) -> Any:
-    """Return the number-th time of a table."""
-    if table[CONSTANT] != 0:
-        return table[0]
-    return looked_up(table, bits(key, number))
+        return tables[which, 0]
+    low = tables[which, cell]
+    return low + (((tables[which, cell + 1] - low) * ((place >> 26) & _FRACTION)) >> 20)
 
 
 def keys(seed: int, cells: int) -> NDArray[np.uint64]:

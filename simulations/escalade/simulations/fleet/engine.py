@@ -11,7 +11,7 @@ import numpy as np
 
 from escalade.policies import listens
 from escalade.simulations.fleet.backends import SerialBackend, ThreadBackend
-from escalade.simulations.fleet.cell import Asked
+from escalade.simulations.fleet.book import Asked
 from escalade.simulations.fleet.compiled import World, profile_of
 from escalade.simulations.fleet.deciding import PolicyRaisedError, failure_of
 from escalade.simulations.fleet.learning import Mailbox
@@ -32,6 +32,20 @@ if TYPE_CHECKING:
     from escalade.policies import Policy
     from escalade.simulations.fleet.protocol import ShardEnd, ShardOutput
     from escalade.simulations.fleet.scenario import Scenario
+
+
+REQUEST_COLUMNS = {
+    "cell": Ended.CELL,
+    "number": Ended.RID,
+    "arrived_ns": Ended.T,
+    "device": Ended.DEVICE,
+    "class": Ended.KIND,
+    "tier": Ended.TIER,
+    "reason": Ended.REASON,
+    "ended_ns": Ended.AT,
+    "correct": Ended.ROW,
+}
+"""Of `FleetResult.requests_table`; int64, `tier` -1 and `correct` 0 where there is no answer."""
 
 
 def simulate(
@@ -213,10 +227,10 @@ class _Run:
     def _finish(self, result: FleetResult, ends: list[ShardEnd]) -> None:
         for one in ends:
             self._stats.add(one.stats)
-        ended = np.concatenate([*(one.ended for one in ends), *self._ended], axis=1) if self._asked.keep else None
+        ended = np.concatenate([*(one.ended for one in ends), *self._ended]) if self._asked.keep else None
         if ended is not None:
-            ended = ended[:, np.lexsort((ended[Ended.RID], ended[Ended.CELL]))]
-            result.requests_table = {column.name.lower(): ended[column] for column in Ended}
+            ended = ended[np.lexsort((ended[:, Ended.RID], ended[:, Ended.CELL]))]
+            result.requests_table = {name: ended[:, column] for name, column in REQUEST_COLUMNS.items()}
         charge = np.concatenate([one.charge for one in ends], axis=1)
         if charge.shape[1]:
             charge = charge[:, np.argsort(charge[0])]

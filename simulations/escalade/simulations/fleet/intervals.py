@@ -36,19 +36,20 @@ NEVER = Intervals(np.zeros(1, np.int64), np.zeros(0, np.int64), np.zeros(0, np.i
 
 
 @inline
-def up_again(intervals: Any, unit: Any, t: Any) -> Any:
-    """Return when a unit is up at or after `t`: `t` itself unless it is down then."""
-    if intervals.first.shape[0] == 1:
+def up_again(first: Any, start: Any, end: Any, unit: Any, t: Any) -> Any:
+    """Return when a unit is up at or after `t`: `t` itself unless it is down then. The arrays are `Intervals`'."""
+    if first.shape[0] == 1:
         return t
-    low, high = intervals.first[unit], intervals.first[unit + 1]
+    low, high = first[unit], first[unit + 1]
+    last = high
     while low < high:  # the first period that ends after t
         middle = (low + high) >> 1
-        if intervals.end[middle] > t:
+        if end[middle] > t:
             high = middle
         else:
             low = middle + 1
-    if low < intervals.first[unit + 1] and intervals.start[low] <= t:
-        return intervals.end[low]
+    if low < last and start[low] <= t:
+        return end[low]
     return t
 
 
@@ -85,10 +86,10 @@ def _draw(table: Any, key: Any, means: Any, duration: Any, first: Any, start: An
         t = np.int64(0)
         number = np.int64(unit) << 32
         while True:
-            t += np.int64(drawn(table, key, number) * means[0]) + 1
+            t += np.int64(drawn(table, 0, key, number) * means[0]) + 1
             if t >= duration:
                 break
-            back = min(t + np.int64(drawn(table, key, number + 1) * means[1]) + 1, duration)
+            back = min(t + np.int64(drawn(table, 0, key, number + 1) * means[1]) + 1, duration)
             if start.shape[0] > 0:
                 start[place] = t
                 end[place] = back

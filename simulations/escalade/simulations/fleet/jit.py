@@ -38,7 +38,7 @@ def kernel(function: F) -> F:
 
 
 def inline(function: F) -> F:
-    """Compile a helper that only kernels call."""
+    """Compile a helper that kernels call: of numbers and at most one or two arrays, since each costs a count."""
     return function if numba is None else kernel(function)
 
 

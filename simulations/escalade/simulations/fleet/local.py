@@ -11,7 +11,7 @@ from escalade.simulations.fleet.intervals import up_again
 from escalade.simulations.fleet.jit import inline, kernel
 from escalade.simulations.fleet.result import Class, Count, Hist, Reason, Series
 from escalade.simulations.fleet.rows import ANSWERED_0, FAR, Local, Status, Up
-from escalade.simulations.fleet.sink import AT_UP, bin_of_one, note_end, note_fed, note_outcome, row_of
+from escalade.simulations.fleet.sink import AT_UP, bin_of_one, put_end, put_fed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,68 +66,64 @@ class Place(NamedTuple):
 
 @kernel
 def infer(
-    place: Any, kinds: Any, devices: Any, sink: Any, t: Any, device: Any, first_rid: Any, t1: Any, ready: Any,
-    n_ready: Any, later: Any, n_later: Any,
+    place: Any, kinds: Any, devices: Any, sink: Any, by_class: Any, t: Any, device: Any, first_rid: Any, t1: Any,
+    ready: Any, n_ready: Any, later: Any, n_later: Any,
 ) -> Any:  # fmt: skip
     """Let new arrivals through the endpoints' processors, first come, first served.
 
     Those that end before `t1` are appended to `ready`, the others to `later`, int64 ``[LOCAL, room]``; returns how
     full both then are.
     """
-    keys = place.keys
-    hash_key, sample_key, service_key = keys[Purpose.HASH], keys[Purpose.SAMPLE], keys[Purpose.SERVICE_0]
+    keys, cell, samples = place.keys, place.cell, place.samples
+    sample_key, service_key, trigger_key = keys[Purpose.SAMPLE], keys[Purpose.SERVICE_0], keys[Purpose.TRIGGER]
+    tables, shares, awake, wake, slowdown = kinds.service, kinds.pass_share, kinds.awake, kinds.wake, kinds.slowdown
+    kind_of, number, free, upgrade = devices.kind, devices.number, devices.free, devices.upgrade
+    first, start_away, end_away = devices.away.first, devices.away.start, devices.away.end
+    throttled, busy, ended, size = devices.throttled, devices.busy, sink.ended, sink.size
     single = kinds.slo.shape[0] == 1
-    churns = devices.away.first.shape[0] > 1
-    heats = devices.busy.shape[0] > 0
+    heats = busy.shape[0] > 0
+    kind = 0
     for i in range(t.shape[0]):
         when, d, rid = t[i], device[i], first_rid + i
-        kind = 0 if single else devices.kind[d]
-        sink.series[row_of(sink, when), Series.ARRIVED] += 1
-        sink.by_class[kind, Class.ARRIVED] += 1
-        if churns and up_again(devices.away, d, when) != when:
-            note_end(
-                sink, hash_key, place.cell, rid, when, devices.number[d], kind, kinds.slo[kind], -1, when,
-                Reason.OFFLINE, 0,
-            )  # fmt: skip
+        if not single:
+            kind = kind_of[d]
+        by_class[kind, Class.ARRIVED] += 1
+        if up_again(first, start_away, end_away, d, when) != when:
+            put_end(ended, size, cell, rid, when, number[d], kind, -1, Reason.OFFLINE, when, 0, -1)
             continue
-        share = kinds.pass_share[kind]
-        if share < 1.0 and uniform(keys[Purpose.TRIGGER], rid) >= share:
-            note_end(
-                sink, hash_key, place.cell, rid, when, devices.number[d], kind, kinds.slo[kind], -1, when,
-                Reason.FILTERED, 0,
-            )  # fmt: skip
+        if shares[kind] < 1.0 and uniform(trigger_key, rid) >= shares[kind]:
+            put_end(ended, size, cell, rid, when, number[d], kind, -1, Reason.FILTERED, when, 0, -1)
             continue
-        service = drawn(kinds.service[kind], service_key, rid)
-        if heats and devices.throttled[d] == 1:
-            service = np.int64(service * kinds.slowdown[kind])
-        start = max(when, devices.free[d])
-        if when >= devices.free[d] + kinds.awake[kind]:
-            start = when + kinds.wake[kind]
+        service = drawn(tables, kind, service_key, rid)
+        if heats and throttled[d] == 1:
+            service = np.int64(service * slowdown[kind])
+        start = max(when, free[d])
+        if when >= free[d] + awake[kind]:
+            start = when + wake[kind]
         end = start + service
-        devices.free[d] = end
+        free[d] = end
         if heats:
-            devices.busy[d] += service
-        row = below(sample_key, rid, place.samples)
-        if when >= devices.upgrade[d]:
-            row += place.samples
+            busy[d] += service
+        row = below(sample_key, rid, samples)
+        if when >= upgrade[d]:
+            row += samples
         if end < t1:
-            _put(ready, n_ready, rid, when, d, row, service, end)
+            ready[Local.RID, n_ready] = rid
+            ready[Local.T, n_ready] = when
+            ready[Local.DEVICE, n_ready] = d
+            ready[Local.ROW, n_ready] = row
+            ready[Local.SERVICE, n_ready] = service
+            ready[Local.END, n_ready] = end
             n_ready += 1
         else:
-            _put(later, n_later, rid, when, d, row, service, end)
+            later[Local.RID, n_later] = rid
+            later[Local.T, n_later] = when
+            later[Local.DEVICE, n_later] = d
+            later[Local.ROW, n_later] = row
+            later[Local.SERVICE, n_later] = service
+            later[Local.END, n_later] = end
             n_later += 1
-    sink.count[Count.ARRIVED] += t.shape[0]
     return n_ready, n_later
-
-
-@inline
-def _put(rows: Any, place: Any, rid: Any, when: Any, d: Any, row: Any, service: Any, end: Any) -> None:
-    rows[Local.RID, place] = rid
-    rows[Local.T, place] = when
-    rows[Local.DEVICE, place] = d
-    rows[Local.ROW, place] = row
-    rows[Local.SERVICE, place] = service
-    rows[Local.END, place] = end
 
 
 @inline
@@ -145,75 +141,72 @@ def lasts_ns(charge_pj: Any, power_uw: Any) -> Any:
 
 
 @inline
-def drain(devices: Any, kinds: Any, sink: Any, d: Any, until: Any) -> Any:
-    """Let a living device idle until a time; return whether it still lives then."""
-    kind = devices.kind[d]
-    if until > devices.since[d]:
-        power = kinds.idle_uw[kind]
-        spent = idle_pj(power, until - devices.since[d])
-        if spent >= devices.charge[d] and power > 0:
-            dies(devices, sink, d, devices.since[d] + lasts_ns(devices.charge[d], power))
-            return False
-        devices.charge[d] -= spent
-        devices.since[d] = until
-    return True
-
-
-@inline
-def dies(devices: Any, sink: Any, d: Any, when: Any) -> None:
-    """Note a death."""
-    devices.died[d] = when
-    devices.charge[d] = 0
-    sink.count[Count.DEATHS] += 1
-    sink.series[row_of(sink, when), Series.DEATHS] += 1
+def drained(charge: Any, since: Any, until: Any, power: Any) -> Any:
+    """Return what is left of a charge when a device idles until a time, and when it died, -1 if it did not."""
+    if until > since:
+        spent = idle_pj(power, until - since)
+        if spent >= charge and power > 0:
+            return np.int64(0), since + lasts_ns(charge, power)
+        return charge - spent, np.int64(-1)
+    return charge, np.int64(-1)
 
 
 @kernel
-def spend(place: Any, kinds: Any, devices: Any, sink: Any, rows: Any, action: Any) -> None:
+def spend(kinds: Any, devices: Any, count: Any, series: Any, interval: Any, rows: Any, action: Any) -> None:
     """Charge batteries for inferences and messages, in order; mark as `DIED` what a device did not live to decide.
 
     A device that runs out while it infers, or by sending, is dead at the end of that inference; what it sent with its
     last charge is not received.
     """
+    charge, since, died, powered, kind_of = (
+        devices.charge, devices.since, devices.died, devices.powered, devices.kind
+    )  # fmt: skip
+    idle, active, byte, message, size = (
+        kinds.idle_uw, kinds.active_uw, kinds.byte_pj, kinds.message_pj, kinds.size
+    )  # fmt: skip
+    last = series.shape[0] - 1
     for i in range(action.shape[0]):
         d = rows[Local.DEVICE, i]
-        if devices.powered[d] == 0:
+        if powered[d] == 0:
             continue
-        if devices.died[d] >= 0:
+        if died[d] >= 0:
             action[i] = DIED
             continue
-        end, kind = rows[Local.END, i], devices.kind[d]
-        if not drain(devices, kinds, sink, d, end - rows[Local.SERVICE, i]) or not drain(devices, kinds, sink, d, end):
+        end, service, kind = rows[Local.END, i], rows[Local.SERVICE, i], kind_of[d]
+        left, death = drained(charge[d], since[d], end - service, idle[kind])
+        if death < 0:
+            left, death = drained(left, max(since[d], end - service), end, idle[kind])
+        if death < 0:
+            cost = idle_pj(active[kind], service)
+            if action[i] == ESCALATE or action[i] == DEFER:
+                cost += message[kind] + byte[kind] * size[kind]
+            if cost >= left:
+                left, death = np.int64(0), end
+            else:
+                left -= cost
+        charge[d] = left
+        since[d] = end
+        if death >= 0:
+            died[d] = death
             action[i] = DIED
-            continue
-        cost = idle_pj(kinds.active_uw[kind], rows[Local.SERVICE, i])
-        if action[i] == ESCALATE or action[i] == DEFER:
-            cost += kinds.message_pj[kind] + kinds.byte_pj[kind] * kinds.size[kind]
-        if cost >= devices.charge[d]:
-            dies(devices, sink, d, end)
-            action[i] = DIED
-        else:
-            devices.charge[d] -= cost
+            count[Count.DEATHS] += 1
+            series[min(death // interval, last), Series.DEATHS] += 1
 
 
 @kernel
-def last_drain(kinds: Any, devices: Any, sink: Any, until: Any) -> None:
+def last_drain(kinds: Any, devices: Any, count: Any, series: Any, interval: Any, until: Any) -> None:
     """Let the living idle until the end of the run."""
-    for d in range(devices.charge.shape[0]):
-        if devices.powered[d] == 1 and devices.died[d] < 0:
-            drain(devices, kinds, sink, d, until)
-
-
-@inline
-def node_of(place: Any, kinds: Any, devices: Any, d: Any, when: Any) -> Any:
-    """Return the node of the cell that a device is at."""
-    kind = devices.kind[d]
-    if kinds.dwell[kind] == NO_LIMIT or devices.phase.shape[0] == 0:
-        return devices.node[d]
-    move = (when + devices.phase[d]) // kinds.dwell[kind]
-    if move == 0:
-        return devices.node[d]
-    return below(place.keys[Purpose.MOBILITY], (np.int64(d) << 32) + move, place.nodes)
+    charge, since, died, powered, kind_of = (
+        devices.charge, devices.since, devices.died, devices.powered, devices.kind
+    )  # fmt: skip
+    for d in range(charge.shape[0]):
+        if powered[d] == 1 and died[d] < 0:
+            left, death = drained(charge[d], since[d], until, kinds.idle_uw[kind_of[d]])
+            charge[d] = left
+            if death >= 0:
+                died[d] = death
+                count[Count.DEATHS] += 1
+                series[min(death // interval, series.shape[0] - 1), Series.DEATHS] += 1
 
 
 @inline
@@ -226,77 +219,88 @@ def budget(left: Any, reserve: Any, timeout: Any) -> Any:
 
 @kernel
 def settle(
-    place: Any, kinds: Any, devices: Any, sink: Any, rows: Any, action: Any, propensity: Any, right: Any, up: Any
+    place: Any, kinds: Any, devices: Any, sink: Any, count: Any, hist: Any, series: Any, by_class: Any, interval: Any,
+    rows: Any, action: Any, propensity: Any, up: Any,
 ) -> None:  # fmt: skip
-    """Carry out the endpoints' decisions: note what ends here, append what goes up to `up`, int64 ``[UP, room]``.
+    """Carry out the endpoints' decisions: put down what ends here, append what goes up to `up`, int64 ``[room, UP]``.
 
     What goes up has its time of sending in `SENT_0`, nothing yet in `AT`.
     """
-    keys = place.keys
-    key = keys[Purpose.HASH]
+    cell, move_key, nodes, first_node = place.cell, place.keys[Purpose.MOBILITY], place.nodes, place.first_node
+    kind_of, numbers, home, phase = devices.kind, devices.number, devices.node, devices.phase
+    deadlines, reserves, timeouts, sizes, dwells = (
+        kinds.deadline, kinds.reserve, kinds.timeout, kinds.size, kinds.dwell
+    )  # fmt: skip
+    ended, fed, size = sink.ended, sink.fed, sink.size
     single = kinds.slo.shape[0] == 1
+    kind, busy, waited = 0, np.int64(0), np.int64(0)
+    last = series.shape[0] - 1
+    begin, at = np.int64(0), np.int64(0)
     for i in range(action.shape[0]):
         rid, when, d = rows[Local.RID, i], rows[Local.T, i], rows[Local.DEVICE, i]
         row, end, what = rows[Local.ROW, i], rows[Local.END, i], action[i]
-        kind = 0 if single else devices.kind[d]
-        slo = kinds.slo[kind]
-        number = devices.number[d]
+        if not single:
+            kind = kind_of[d]
+        number = numbers[d]
         if what == DIED:
-            note_end(sink, key, place.cell, rid, when, number, kind, slo, -1, end, Reason.DEAD, 0)
+            put_end(ended, size, cell, rid, when, number, kind, -1, Reason.DEAD, end, 0, -1)
             continue
         service = rows[Local.SERVICE, i]
-        at = row_of(sink, end)
-        sink.count[Count.BUSY_NS_0] += service
-        sink.count[Count.WAIT_NS_0] += end - service - when
-        sink.count[Count.SERVED_0] += 1
-        sink.series[at, Series.BUSY_NS_0] += service
-        sink.hist[Hist.LOCAL, bin_of_one(end - when)] += 1
-        sink.by_class[kind, Class.SERVED] += 1
-        sink.by_class[kind, Class.BUSY_NS] += service
+        if end < begin or end - begin >= interval:
+            at = min(end // interval, last)
+            begin = at * interval
+        busy += service
+        waited += end - service - when
+        series[at, Series.BUSY_NS_0] += service
+        hist[Hist.LOCAL, bin_of_one(end - when)] += 1
+        by_class[kind, Class.SERVED] += 1
+        by_class[kind, Class.BUSY_NS] += service
         chance = propensity[i] if propensity.shape[0] > 0 else 0
-        if what == ACCEPT:
-            note_end(sink, key, place.cell, rid, when, number, kind, slo, 0, end, Reason.OK, right[row])
-            note_fed(sink, 0, end, place.cell, rid, number, row, ACCEPT, chance, end, -1, 0, -1)
-            continue
+        flags, limit, told = 0, NO_LIMIT, ACCEPT
+        tier, why, done = 0, Reason.OK, True
         if what == ABSTAIN:
-            note_end(sink, key, place.cell, rid, when, number, kind, slo, -1, end, Reason.ABSTAINED, 0)
-            note_fed(sink, 0, end, place.cell, rid, number, row, ABSTAIN, chance, end, -1, 0, -1)
-            continue
-        flags = 0
-        if what == DEFER:
-            note_end(sink, key, place.cell, rid, when, number, kind, slo, 0, end, Reason.DEFERRED, right[row])
-            note_fed(sink, 0, end, place.cell, rid, number, row, ACCEPT, chance, end, -1, 0, -1)
-            flags, limit = ANSWERED_0, NO_LIMIT
-        else:
-            sink.count[Count.ESCALATED_0] += 1
-            sink.by_class[kind, Class.ESCALATED] += 1
-            note_outcome(sink, 0, number, end, 0, 0, 1)
-            deadline = kinds.deadline[kind]
+            tier, why, told = -1, Reason.ABSTAINED, ABSTAIN
+        elif what == DEFER:
+            why, flags = Reason.DEFERRED, ANSWERED_0
+        elif what == ESCALATE:
+            count[Count.ESCALATED_0] += 1
+            by_class[kind, Class.ESCALATED] += 1
+            deadline = deadlines[kind]
             left = NO_LIMIT if deadline == NO_LIMIT else when + deadline - end
-            allowed = budget(left, kinds.reserve[kind], kinds.timeout[kind])
+            allowed = budget(left, reserves[kind], timeouts[kind])
             if allowed <= 0:
-                note_end(sink, key, place.cell, rid, when, number, kind, slo, 0, end, Reason.DEADLINE, right[row])
-                note_fed(sink, 0, end, place.cell, rid, number, row, ACCEPT, chance, end, -1, 0, -1)
+                why = Reason.DEADLINE
+            else:
+                done, limit = False, end + allowed
+        if done:
+            put_end(ended, size, cell, rid, when, number, kind, tier, why, end, row, -1)
+            put_fed(fed, size, 0, end, cell, rid, number, row, told, chance, end, -1, 0, -1)
+            if what != DEFER:
                 continue
-            limit = end + allowed
-        sink.by_class[kind, Class.SENT] += 1
-        sink.count[Count.BYTES_0] += kinds.size[kind]
-        sink.series[at, Series.BYTES_0] += kinds.size[kind]
-        n = sink.size[AT_UP]
-        up[Up.RID, n] = rid
-        up[Up.T, n] = when
-        up[Up.DEVICE, n] = d
-        up[Up.CELL, n] = place.cell
-        up[Up.ROW_0, n] = row
-        up[Up.SENT_0, n] = end
-        up[Up.LIMIT_0, n] = limit
-        node = node_of(place, kinds, devices, d, end)
-        up[Up.NODE, n] = node
-        up[Up.FLEET_NODE, n] = place.first_node + node
-        up[Up.FLAGS, n] = flags
-        up[Up.STATUS, n] = Status.DONE
-        up[Up.PROPENSITY_0, n] = chance
-        up[Up.KIND, n] = kind
-        up[Up.NUMBER, n] = number
-        up[Up.SIZE, n] = kinds.size[kind]
-        sink.size[AT_UP] = n + 1
+        by_class[kind, Class.SENT] += 1
+        count[Count.BYTES_0] += sizes[kind]
+        series[at, Series.BYTES_0] += sizes[kind]
+        node = home[d]
+        if phase.shape[0] > 0 and dwells[kind] != NO_LIMIT:
+            move = (end + phase[d]) // dwells[kind]
+            if move > 0:
+                node = below(move_key, (np.int64(d) << 32) + move, nodes)
+        n = size[AT_UP]
+        up[n, Up.RID] = rid
+        up[n, Up.T] = when
+        up[n, Up.DEVICE] = d
+        up[n, Up.CELL] = cell
+        up[n, Up.ROW_0] = row
+        up[n, Up.SENT_0] = end
+        up[n, Up.LIMIT_0] = limit
+        up[n, Up.NODE] = node
+        up[n, Up.FLEET_NODE] = first_node + node
+        up[n, Up.FLAGS] = flags
+        up[n, Up.STATUS] = Status.DONE
+        up[n, Up.PROPENSITY_0] = chance
+        up[n, Up.KIND] = kind
+        up[n, Up.NUMBER] = number
+        up[n, Up.SIZE] = sizes[kind]
+        size[AT_UP] = n + 1
+    count[Count.BUSY_NS_0] += busy
+    count[Count.WAIT_NS_0] += waited

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from escalade.policies import Policy
-    from escalade.simulations.fleet.cell import Asked
+    from escalade.simulations.fleet.book import Asked
     from escalade.simulations.fleet.compiled import World
     from escalade.simulations.fleet.result import Failure, Stats
 
@@ -45,11 +45,11 @@ class ShardOutput:
     Attributes
     ----------
     up
-        int64 ``[UP, n]``: messages on their way to the servers, in order of cell; see `rows.Up`.
+        int64 ``[n, UP]``: messages on their way to the servers, in order of cell; see `rows.Up`.
     outcomes
-        int64 ``[OUTCOME, n]``, only for policies that retune; see `rows.Outcome`.
+        int64 ``[n, OUTCOME]``, only for policies that retune; see `rows.Outcome`.
     feedback
-        int64 ``[FED, n]``, only for policies that observe; see `rows.Fed`.
+        int64 ``[n, FED]``, only for policies that observe; see `rows.Fed`.
     requests
         Arrivals of this window.
     answered
@@ -81,7 +81,7 @@ class ShardEnd:
     stats
         Its counters.
     ended
-        With ``keep_requests``, int64 ``[ENDED, n]``; see `rows.Ended`.
+        With ``keep_requests``, int64 ``[n, ENDED]``; see `rows.Ended`.
     charge
         Of every device with a battery: capacity, charge left, time of death (or -1), int64 ``[4, n]`` after the
         device's number; in pJ and ns.

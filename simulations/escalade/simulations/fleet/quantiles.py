@@ -24,7 +24,7 @@ _ABOVE: NDArray[np.float64] = np.append(
 
 
 def time_table(distribution: Distribution) -> NDArray[np.int64]:
-    """Return int64 ``[WIDTH]``: times in ns, descending as the share above ascends; then the mark of a constant."""
+    """Return int64 ``[1, WIDTH]``: times in ns, descending as the share above ascends; then the mark of a constant."""
     return _table(_ms(distribution) * NS_PER_MS)
 
 
@@ -35,15 +35,16 @@ def exponential_table() -> NDArray[np.int64]:
 
 def mean_ms(table: NDArray[np.int64]) -> float:
     """Return the mean of what is drawn from a table, ms."""
-    middle = (table[:CELLS] + table[1 : CELLS + 1]) / 2
-    return float((middle * np.diff(_ABOVE)).sum() + table[0] * _ABOVE[0]) / NS_PER_MS
+    row = table.reshape(-1)
+    middle = (row[:CELLS] + row[1 : CELLS + 1]) / 2
+    return float((middle * np.diff(_ABOVE)).sum() + row[0] * _ABOVE[0]) / NS_PER_MS
 
 
 def _table(values: NDArray[np.float64]) -> NDArray[np.int64]:
     table = np.empty(WIDTH, np.int64)
     table[: CELLS + 1] = np.rint(values)
     table[CONSTANT] = int((table[:CONSTANT] == table[0]).all())
-    return table
+    return table[None, :]
 
 
 def _ms(distribution: Distribution) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""The columns of the engine's matrices of requests: int64 ``[columns, n]``, one column of the matrix a request."""
+"""The columns of the engine's matrices of requests, all int64."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ FAR = 1 << 62
 
 
 class Local(IntEnum):
-    """A request at its endpoint."""
+    """A request at its endpoint: int64 ``[LOCAL, n]``, a column each, since most end there."""
 
     RID = 0  #: number of the arrival in its cell
     T = 1  #: arrival
@@ -23,7 +23,7 @@ LOCAL = len(Local)
 
 
 class Up(IntEnum):
-    """A message on its way up."""
+    """A message on its way up: int64 ``[n, UP]``, a row each, since rows are sorted and picked."""
 
     RID = 0
     T = 1  #: arrival at the endpoint
@@ -75,26 +75,30 @@ class Status(IntEnum):
 
 
 class Ended(IntEnum):
-    """What became of a request, for those who keep all."""
+    """How a request ended, or was corrected later: int64 ``[n, ENDED]``, a row each."""
 
     CELL = 0
     RID = 1
     T = 2
     DEVICE = 3  #: of the fleet
-    TIER = 4  #: that answered; -1 for none
-    REASON = 5
-    AT = 6  #: when the answer was there
-    CORRECT = 7
+    KIND = 4  #: class of the endpoint
+    TIER = 5  #: that answered; -1 for none
+    REASON = 6  #: or `CORRECTED`
+    AT = 7  #: when the answer was there
+    ROW = 8  #: of the answering tier's score table; then 1 or 0, whether it is right
+    ASKED = 9  #: when the endpoint asked above; -1 where it did not
 
 
 ENDED = len(Ended)
+CORRECTED = 15
+"""In the place of a reason: a better answer than the one given came."""
 
 
 class Outcome(IntEnum):
     """What a policy's telemetry counts."""
 
     LEVEL = 0  #: of the tier whose policy it is for
-    UNIT = 1  #: device or edge node of the fleet
+    UNIT = 1  #: device of the fleet
     KNOWN = 2  #: when
     IN_TIME = 3
     ANSWERED = 4
@@ -105,7 +109,7 @@ OUTCOME = len(Outcome)
 
 
 class Fed(IntEnum):
-    """What came of a decision, for policies that observe."""
+    """What came of a decision, for policies that learn: int64 ``[n, FED]``, a row each."""
 
     LEVEL = 0  #: of the tier that decided
     KNOWN = 1  #: when

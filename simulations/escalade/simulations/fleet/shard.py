@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from escalade.simulations.fleet.cell import Asked, Cell
+from escalade.simulations.fleet.cell import Cell
 from escalade.simulations.fleet.deciding import PolicyRaisedError
 from escalade.simulations.fleet.protocol import Control, ShardEnd, ShardOutput
 from escalade.simulations.fleet.result import Count, Stats
@@ -16,6 +16,7 @@ from escalade.simulations.fleet.rows import ENDED, FED, OUTCOME, UP
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from escalade.simulations.fleet.book import Asked
     from escalade.simulations.fleet.compiled import World
 
 
@@ -48,9 +49,9 @@ class Shard:
             self._ended += one.ended
         answered = self._stats.count[[Count.ANSWERED_0, Count.ANSWERED_1]] - before
         return ShardOutput(
-            joined([one.up for one in outputs], UP),
-            joined([rows for one in outputs for rows in one.outcomes], OUTCOME),
-            joined([rows for one in outputs for rows in one.fed], FED),
+            stacked([one.up for one in outputs], UP),
+            stacked([rows for one in outputs for rows in one.outcomes], OUTCOME),
+            stacked([rows for one in outputs for rows in one.fed], FED),
             sum(one.requests for one in outputs),
             (int(answered[0]), int(answered[1])),
             sum(one.pending for one in outputs),
@@ -61,7 +62,7 @@ class Shard:
     def finish(self, until: int) -> ShardEnd:
         """Return what was counted, batteries drained until `until`; the shard is not advanced again."""
         charge = [cell.finish(self._world, self._stats, until) for cell in self._cells]
-        return ShardEnd(self._stats, joined(self._ended, ENDED), joined(charge, 4))
+        return ShardEnd(self._stats, stacked(self._ended, ENDED), np.concatenate(charge, axis=1))
 
     def checkpoint(self) -> bytes:
         """Return the whole state."""
@@ -76,6 +77,6 @@ class Shard:
         return shard
 
 
-def joined(parts: list[NDArray[np.int64]], width: int) -> NDArray[np.int64]:
-    """Return matrices of requests side by side."""
-    return np.concatenate([np.empty((width, 0), np.int64), *parts], axis=1)
+def stacked(parts: list[NDArray[np.int64]], width: int) -> NDArray[np.int64]:
+    """Return matrices of requests, int64 ``[n, width]``, below each other."""
+    return np.concatenate([np.empty((0, width), np.int64), *parts])

@@ -104,7 +104,7 @@ def _poisson(
     gap_key, device_key = keys[Purpose.GAP], keys[Purpose.DEVICE]
     n = 0
     while n < t.shape[0]:
-        reached = mark + drawn(table, gap_key, number)
+        reached = mark + drawn(table, 0, gap_key, number)
         while piece < stretch.shape[0] and reached >= marks[piece + 1]:
             piece += 1
         if piece >= stretch.shape[0]:

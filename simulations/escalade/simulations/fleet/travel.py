@@ -17,7 +17,7 @@ from escalade.simulations.fleet.intervals import up_again
 from escalade.simulations.fleet.jit import inline, kernel
 from escalade.simulations.fleet.result import Count, Hist, Series
 from escalade.simulations.fleet.rows import ANSWERED_0, ANSWERED_1, FAR, OPEN, UNREACHED, Status, Up
-from escalade.simulations.fleet.sink import bin_of_one, row_of
+from escalade.simulations.fleet.sink import bin_of_one
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,58 +35,57 @@ class Links(NamedTuple):
 
 
 @inline
-def _leave(wire: Any, keys: Any, sink: Any, rows: Any, i: Any, when: Any, hop: Any) -> None:
-    """Let a message go onto the air at a time: it arrives, or is lost after every retry."""
-    sent, rid = rows[Up.SENT_0 if hop == 0 else Up.SENT_1, i], rows[Up.RID, i]
-    delay = drawn(wire.latency, keys[Purpose.ACCESS_UP if hop == 0 else Purpose.UPLINK_UP], rid)
+def _delay(
+    tables: Any, latency_key: Any, loss_key: Any, loss: Any, retry: Any, max_retries: Any, rid: Any, count: Any
+) -> Any:  # fmt: skip
+    """Return how long a message is on the air, retries included; -1 for one that is lost."""
     retries = 0
-    if wire.loss > 0.0:
-        chance = uniform(keys[Purpose.LOSS_0 if hop == 0 else Purpose.LOSS_1], rid)
-        share = wire.loss
-        while chance < share and retries <= wire.max_retries:
+    if loss > 0.0:
+        chance = uniform(loss_key, rid)
+        share = loss
+        while chance < share and retries <= max_retries:
             retries += 1
-            share *= wire.loss
-        sink.count[Count.RETRIES] += min(retries, wire.max_retries)
-    if retries > wire.max_retries:
-        rows[Up.STATUS, i] = Status.LOST
-        rows[Up.AT, i] = FAR
-        rows[Up.END, i] = when
-        sink.count[Count.LOST_0 + hop] += 1
-        sink.series[row_of(sink, when), Series.LOST] += 1
-    else:
-        at = when + delay + retries * wire.retry
-        rows[Up.STATUS, i] = Status.DONE
-        rows[Up.AT, i] = at
-        sink.hist[Hist.ACCESS if hop == 0 else Hist.UPLINK, bin_of_one(at - sent)] += 1
-
-
-@kernel
-def pass_on(wire: Any, keys: Any, sink: Any, rows: Any, hop: Any) -> None:
-    """Send messages over links on which none waits for another."""
-    for i in range(rows.shape[1]):
-        _leave(wire, keys, sink, rows, i, rows[Up.SENT_0 if hop == 0 else Up.SENT_1, i], hop)
+            share *= loss
+        count[Count.RETRIES] += min(retries, max_retries)
+        if retries > max_retries:
+            return np.int64(-1)
+    return drawn(tables, 0, latency_key, rid) + retries * retry
 
 
 @inline
-def _advance(
-    wire: Any, keys: Any, links: Any, sink: Any, rows: Any, hop: Any, head: Any, following: Any, waiting: Any,
-    link: Any, until: Any,
-) -> None:  # fmt: skip
-    """Transmit what can begin at `until` or before."""
-    while waiting[link] > 0:
-        i = head[link]
-        when = max(links.free[link], rows[Up.SENT_0 if hop == 0 else Up.SENT_1, i])
-        when = up_again(links.outages, link, when)
-        if when > until:
-            return
-        links.free[link] = when + np.int64(rows[Up.SIZE, i] * wire.ns_per_byte)
-        _leave(wire, keys, sink, rows, i, links.free[link], hop)
-        head[link] = following[i]
-        waiting[link] -= 1
+def _leave(rows: Any, i: Any, when: Any, sent: Any, delay: Any, hop: Any, count: Any, hist: Any, series: Any, interval: Any) -> None:  # fmt: skip
+    """Let a message go onto the air at a time: it arrives, or is lost."""
+    if delay < 0:
+        rows[i, Up.STATUS] = Status.LOST
+        rows[i, Up.AT] = FAR
+        rows[i, Up.END] = when
+        count[Count.LOST_0 + hop] += 1
+        series[min(when // interval, series.shape[0] - 1), Series.LOST] += 1
+    else:
+        rows[i, Up.STATUS] = Status.DONE
+        rows[i, Up.AT] = when + delay
+        rows[i, Up.END] = -1
+        hist[Hist.ACCESS + 2 * hop, bin_of_one(when + delay - sent)] += 1
 
 
 @kernel
-def queue_up(wire: Any, keys: Any, links: Any, sink: Any, rows: Any, order: Any, t1: Any, hop: Any) -> None:
+def pass_on(wire: Any, keys: Any, count: Any, hist: Any, series: Any, interval: Any, rows: Any, hop: Any) -> None:
+    """Send messages over links on which none waits for another; sets `STATUS` and `AT`."""
+    tables, loss, retry, most = wire.latency, wire.loss, wire.retry, wire.max_retries
+    sent_at = Up.SENT_0 if hop == 0 else Up.SENT_1
+    latency_key = keys[Purpose.ACCESS_UP if hop == 0 else Purpose.UPLINK_UP]
+    loss_key = keys[Purpose.LOSS_0 if hop == 0 else Purpose.LOSS_1]
+    for i in range(rows.shape[0]):
+        sent = rows[i, sent_at]
+        delay = _delay(tables, latency_key, loss_key, loss, retry, most, rows[i, Up.RID], count)
+        _leave(rows, i, sent, sent, delay, hop, count, hist, series, interval)
+
+
+@kernel
+def queue_up(
+    wire: Any, keys: Any, links: Any, count: Any, hist: Any, series: Any, interval: Any, rows: Any, order: Any,
+    t1: Any, hop: Any,
+) -> None:  # fmt: skip
     """Send messages over links on which they wait for one another; sets `STATUS`, and `AT` or `END`.
 
     Parameters
@@ -94,51 +93,67 @@ def queue_up(wire: Any, keys: Any, links: Any, sink: Any, rows: Any, order: Any,
     rows
         Those that waited at the end of the last window, and new ones, all sent before `t1`.
     order
-        By time of sending, then by number.
+        By time of sending, then by number. After the last, all links go on until `t1`.
     """
-    units = links.free.shape[0]
+    tables, loss, retry, most = wire.latency, wire.loss, wire.retry, wire.max_retries
+    sent_at = Up.SENT_0 if hop == 0 else Up.SENT_1
+    latency_key = keys[Purpose.ACCESS_UP if hop == 0 else Purpose.UPLINK_UP]
+    loss_key = keys[Purpose.LOSS_0 if hop == 0 else Purpose.LOSS_1]
+    breaker_key = keys[Purpose.BREAKER_0 if hop == 0 else Purpose.BREAKER_1]
+    free, circuits = links.free, links.circuits
+    first, down, back = links.outages.first, links.outages.start, links.outages.end
+    units = free.shape[0]
     head = np.zeros(units, np.int64)
     tail = np.zeros(units, np.int64)
     waiting = np.zeros(units, np.int64)
-    following = np.zeros(rows.shape[1], np.int64)
+    following = np.zeros(rows.shape[0], np.int64)
     answered = ANSWERED_0 if hop == 0 else ANSWERED_1
-    for place in range(order.shape[0]):
-        i = order[place]
-        link, sent = rows[Up.NODE, i], rows[Up.SENT_0 if hop == 0 else Up.SENT_1, i]
-        if rows[Up.STATUS, i] != Status.WAITING:
-            _advance(wire, keys, links, sink, rows, hop, head, following, waiting, link, sent)
-            if wire.failures > 0 and rows[Up.FLAGS, i] & answered == 0:
-                if allows(links.circuits, link, sent):
-                    good = up_again(links.outages, link, sent) == sent
-                    ended(
-                        links.circuits, link, sent, good, wire.failures, wire.wait, wire.max_wait,
-                        keys[Purpose.BREAKER_0 if hop == 0 else Purpose.BREAKER_1],
-                    )  # fmt: skip
+    for place in range(order.shape[0] + units):
+        # A new message lets its link go on until it is sent; at the end every link goes on until t1.
+        closing = place >= order.shape[0]
+        i = np.int64(-1) if closing else order[place]
+        link = place - order.shape[0] if closing else rows[i, Up.NODE]
+        until = t1 - 1 if closing else rows[i, sent_at]
+        if closing or rows[i, Up.STATUS] != Status.WAITING:
+            while waiting[link] > 0:
+                k = head[link]
+                sent = rows[k, sent_at]
+                begin = up_again(first, down, back, link, max(free[link], sent))
+                if begin > until:
+                    break
+                free[link] = begin + np.int64(rows[k, Up.SIZE] * wire.ns_per_byte)
+                delay = _delay(tables, latency_key, loss_key, loss, retry, most, rows[k, Up.RID], count)
+                _leave(rows, k, free[link], sent, delay, hop, count, hist, series, interval)
+                head[link] = following[k]
+                waiting[link] -= 1
+        if closing:
+            continue
+        if rows[i, Up.STATUS] != Status.WAITING:
+            if wire.failures > 0 and rows[i, Up.FLAGS] & answered == 0:
+                if allows(circuits, link, until):
+                    good = up_again(first, down, back, link, until) == until
+                    ended(circuits, link, until, good, wire.failures, wire.wait, wire.max_wait, breaker_key)
                     if not good:
-                        rows[Up.FLAGS, i] |= UNREACHED
+                        rows[i, Up.FLAGS] |= UNREACHED
                 else:
-                    rows[Up.FLAGS, i] |= OPEN
-            kept = waiting[link] + (1 if links.free[link] > sent else 0)
+                    rows[i, Up.FLAGS] |= OPEN
+            kept = waiting[link] + (1 if free[link] > until else 0)
             if wire.max_waiting > 0 and kept >= wire.max_waiting:
-                if wire.evicts and waiting[link] > 0:
-                    oldest = head[link]
-                    rows[Up.STATUS, oldest] = Status.EVICTED
-                    rows[Up.END, oldest] = sent
-                    head[link] = following[oldest]
-                    waiting[link] -= 1
-                else:
-                    rows[Up.STATUS, i] = Status.REFUSED
-                    rows[Up.END, i] = sent
-                sink.count[Count.LOST_0 + hop] += 1
-                sink.series[row_of(sink, sent), Series.LOST] += 1
-                if rows[Up.STATUS, i] == Status.REFUSED:
+                count[Count.LOST_0 + hop] += 1
+                series[min(until // interval, series.shape[0] - 1), Series.LOST] += 1
+                if not wire.evicts or waiting[link] == 0:
+                    rows[i, Up.STATUS] = Status.REFUSED
+                    rows[i, Up.END] = until
                     continue
-        rows[Up.STATUS, i] = Status.WAITING
+                oldest = head[link]
+                rows[oldest, Up.STATUS] = Status.EVICTED
+                rows[oldest, Up.END] = until
+                head[link] = following[oldest]
+                waiting[link] -= 1
+        rows[i, Up.STATUS] = Status.WAITING
         if waiting[link] == 0:
             head[link] = i
         else:
             following[tail[link]] = i
         tail[link] = i
         waiting[link] += 1
-    for link in range(units):
-        _advance(wire, keys, links, sink, rows, hop, head, following, waiting, link, t1 - 1)

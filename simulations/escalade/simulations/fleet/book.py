@@ -11,7 +11,7 @@ from escalade.simulations.fleet import answers, desk
 from escalade.simulations.fleet.order import by_time
 from escalade.simulations.fleet.result import Series
 from escalade.simulations.fleet.rows import CORRECTED, OUTCOME, UP, Ended, Fed, Outcome, Up
-from escalade.simulations.fleet.sink import AT_ENDED, AT_FED, Sink, count_ended, sink_for
+from escalade.simulations.fleet.sink import AT_ENDED, AT_FED, Scratch, Sink, count_ended
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,13 +46,13 @@ class CellOutput:
 class Book:
     """Counts what happens in one window, and keeps what the run asked for."""
 
-    def __init__(self, world: World, stats: Stats, asked: Asked) -> None:
-        self.stats, self.asked, self.out = stats, asked, CellOutput()
+    def __init__(self, world: World, stats: Stats, asked: Asked, scratch: Scratch) -> None:
+        self.stats, self.asked, self.out, self.scratch = stats, asked, CellOutput(), scratch
         self._world = world
 
-    def sink(self, rows: int) -> Sink:
-        """Return buffers for what becomes of so many requests."""
-        return sink_for(rows, fed=self.asked.fed or self.asked.outcomes)
+    def sink(self, rows: int, ends: int = 3) -> Sink:
+        """Return buffers for what becomes of so many requests; by default each may end once and be corrected twice."""
+        return self.scratch.sink(rows, ends, fed=self.asked.fed or self.asked.outcomes)
 
     def close(self, sink: Sink) -> None:
         """Count what kernels put down, and keep what is asked for."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from escalade.simulations.fleet.compiled import World
     from escalade.simulations.fleet.protocol import Control
     from escalade.simulations.fleet.result import Stats
+    from escalade.simulations.fleet.sink import Scratch
 
     Rows = NDArray[np.int64]
 
@@ -76,12 +77,12 @@ class Cell:
         """Requests under way below the servers."""
         return self._inferring.shape[1] + sum(map(len, (self._on_access, self._to_edge, self._on_uplink)))
 
-    def advance(self, world: World, control: Control, t1: int, stats: Stats, asked: Asked) -> CellOutput:
+    def advance(self, world: World, control: Control, t1: int, stats: Stats, asked: Asked, scratch: Scratch) -> CellOutput:
         """Do everything that happens before `t1`; raises PolicyRaisedError."""
         if control.policies is not None:
             for decider, policy in zip([*self._deciders, self._edge_decider], control.policies, strict=True):
                 decider.use(policy)
-        book = Book(world, stats, asked)
+        book = Book(world, stats, asked, scratch)
         sent = self._endpoints(world, control, t1, book)
         arriving = self._over(world, sent, t1, book, hop=0)
         rising = self._edge(world, control, arriving, t1, book)
@@ -125,7 +126,7 @@ class Cell:
         book.arrived(t)
         before = self._inferring
         room = before.shape[1] + len(t)
-        ready, later = np.empty((LOCAL, room), np.int64), np.empty((LOCAL, room), np.int64)
+        ready, later = book.scratch.take("ready", LOCAL, room), book.scratch.take("later", LOCAL, room)
         n_ready = n_later = 0
         if before.shape[1]:
             over = before[Local.END] < t1
@@ -133,7 +134,7 @@ class Cell:
             n_later = before.shape[1] - n_ready
             ready[:, :n_ready], later[:, :n_later] = before[:, over], before[:, ~over]
         stats, interval = book.stats, world.interval
-        sink = book.sink(room)
+        sink = book.sink(room, 1)
         n_ready, n_later = local.infer(
             self.place, world.kinds, self.devices, sink, stats.by_class, t, device, self._rid, t1, ready, n_ready,
             later, n_later,
@@ -144,14 +145,14 @@ class Cell:
         action, propensity = self._decide_0(world, control, rows)
         if len(self.devices.charge):
             action = action.copy()
-            local.spend(world.kinds, self.devices, stats.count, stats.series, interval, rows, action)
+            local.spend(world.kinds, self.devices, stats.count, stats.series, interval, ready, action)
         going = action == local.ESCALATE
         book.escalated(0, self.devices.number, rows[Local.DEVICE], rows[Local.END], going)
-        up = np.empty((int(np.count_nonzero(going | (action == local.DEFER))), UP), np.int64)
+        up = np.empty((int(np.count_nonzero(going) + np.count_nonzero(action == local.DEFER)), UP), np.int64)
         chances = propensity.view(np.int64) if book.asked.fed else np.empty(0, np.int64)
         local.settle(
             self.place, world.kinds, self.devices, sink, stats.count, stats.hist, stats.series, stats.by_class,
-            interval, rows, action, chances, up,
+            interval, ready, action, chances, up,
         )  # fmt: skip
         book.close(sink)
         return up[: sink.size[AT_UP]]
@@ -240,7 +241,7 @@ class Cell:
         going = action == local.ESCALATE
         number = decided[:, Up.NUMBER]
         book.escalated(1, number, None, decided[:, Up.END], going)
-        up = np.empty((int(np.count_nonzero(going | (action == local.DEFER))), UP), np.int64)
+        up = np.empty((int(np.count_nonzero(going) + np.count_nonzero(action == local.DEFER)), UP), np.int64)
         chances = propensity.view(np.int64) if book.asked.fed else np.empty(0, np.int64)
         sink = book.sink(len(rows))
         if gone.any():

@@ -233,8 +233,8 @@ def settle(
     )  # fmt: skip
     ended, fed, size = sink.ended, sink.fed, sink.size
     single = kinds.slo.shape[0] == 1
-    kind, busy, waited = 0, np.int64(0), np.int64(0)
-    last = series.shape[0] - 1
+    kind, busy, noted, waited = 0, np.int64(0), np.int64(0), np.int64(0)
+    last, served = series.shape[0] - 1, 0
     begin, at = np.int64(0), np.int64(0)
     for i in range(action.shape[0]):
         rid, when, d = rows[Local.RID, i], rows[Local.T, i], rows[Local.DEVICE, i]
@@ -247,12 +247,14 @@ def settle(
             continue
         service = rows[Local.SERVICE, i]
         if end < begin or end - begin >= interval:
+            series[at, Series.BUSY_NS_0] += busy - noted
+            noted = busy
             at = min(end // interval, last)
             begin = at * interval
         busy += service
         waited += end - service - when
-        series[at, Series.BUSY_NS_0] += service
         hist[Hist.LOCAL, bin_of_one(end - when)] += 1
+        served += 1
         by_class[kind, Class.SERVED] += 1
         by_class[kind, Class.BUSY_NS] += service
         chance = propensity[i] if propensity.shape[0] > 0 else 0
@@ -302,5 +304,7 @@ def settle(
         up[n, Up.NUMBER] = number
         up[n, Up.SIZE] = sizes[kind]
         size[AT_UP] = n + 1
+    series[at, Series.BUSY_NS_0] += busy - noted
     count[Count.BUSY_NS_0] += busy
     count[Count.WAIT_NS_0] += waited
+    count[Count.SERVED_0] += served

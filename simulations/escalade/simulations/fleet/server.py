@@ -12,6 +12,7 @@ from escalade.simulations.fleet.columns import uniforms
 from escalade.simulations.fleet.draws import Purpose
 from escalade.simulations.fleet.intervals import from_config
 from escalade.simulations.fleet.rows import UP, Up
+from escalade.simulations.fleet.sink import Scratch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +30,7 @@ class Servers:
     """The state of the servers, brought forward window by window after the cells."""
 
     def __init__(self, world: World) -> None:
-        self._world = world
+        self._world, self._scratch = world, Scratch()
         count, nodes = world.scenario.edge_servers.count, world.scenario.edge_nodes.count
         unit, keys = np.arange(count, dtype=np.int64), world.keys[world.cells]
         self._units = desk.Units.idle(
@@ -49,7 +50,7 @@ class Servers:
     def advance(self, up: Sequence[Rows], t1: int, stats: Stats, asked: Asked) -> CellOutput:
         """Serve what arrives before `t1` and bring the answers home."""
         world = self._world
-        book = Book(world, stats, asked)
+        book = Book(world, stats, asked, self._scratch)
         for rows in up:
             rows[:, Up.END] = -1
         rows = np.concatenate([self._pool, *up])

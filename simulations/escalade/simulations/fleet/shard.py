@@ -12,6 +12,7 @@ from escalade.simulations.fleet.deciding import PolicyRaisedError
 from escalade.simulations.fleet.protocol import Control, ShardEnd, ShardOutput
 from escalade.simulations.fleet.result import Count, Stats
 from escalade.simulations.fleet.rows import ENDED, FED, OUTCOME, UP
+from escalade.simulations.fleet.sink import Scratch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,7 +29,7 @@ class Shard:
     """
 
     def __init__(self, world: World, cells: range, asked: Asked) -> None:
-        self._world, self._asked = world, asked
+        self._world, self._asked, self._scratch = world, asked, Scratch()
         self._cells = [Cell(world, number) for number in cells]
         self._stats = Stats.empty(world.intervals, len(world.scenario.endpoints))
         self._ended: list[NDArray[np.int64]] = []
@@ -39,7 +40,7 @@ class Shard:
         before = self._stats.count[[Count.ANSWERED_0, Count.ANSWERED_1]]
         for cell in self._cells:
             try:
-                outputs.append(cell.advance(self._world, control, t1, self._stats, self._asked))
+                outputs.append(cell.advance(self._world, control, t1, self._stats, self._asked, self._scratch))
             except PolicyRaisedError as error:
                 failure = error.failure
                 break
@@ -72,7 +73,7 @@ class Shard:
     def restore(cls, world: World, blob: bytes) -> Shard:
         """Return the shard that a checkpoint is of."""
         shard = cls.__new__(cls)
-        shard._world = world
+        shard._world, shard._scratch = world, Scratch()
         shard._cells, shard._stats, shard._ended, shard._asked = pickle.loads(blob)  # our own bytes
         return shard
 

@@ -33,11 +33,31 @@ class Sink(NamedTuple):
     size: NDArray[np.int64]
 
 
-def sink_for(rows: int, *, fed: bool) -> Sink:
-    """Return buffers for what becomes of so many requests: each may end once and be corrected twice."""
-    return Sink(
-        np.empty((3 * rows, ENDED), np.int64), np.empty((3 * rows if fed else 0, FED), np.int64), np.zeros(3, np.int64)
-    )
+class Scratch:
+    """Memory that kernels write to and that is used again: fresh memory costs more than what is written to it."""
+
+    def __init__(self) -> None:
+        self._flat: dict[str, NDArray[np.int64]] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        """Keep nothing: what is here was read before."""
+        return {"_flat": {}}
+
+    def take(self, name: str, rows: int, columns: int) -> NDArray[np.int64]:
+        """Return int64 ``[rows, columns]`` of any content, good until the same name is taken again."""
+        size = rows * columns
+        flat = self._flat.get(name)
+        if flat is None or len(flat) < size:
+            flat = self._flat[name] = np.empty(size + size // 4, np.int64)
+        return flat[:size].reshape(rows, columns)
+
+    def sink(self, rows: int, ends: int, *, fed: bool) -> Sink:
+        """Return buffers for what becomes of so many requests, each of which is put down `ends` times at most."""
+        return Sink(
+            self.take("ended", ends * rows, ENDED),
+            self.take("fed", 3 * rows if fed else 0, FED),
+            np.zeros(3, np.int64),
+        )
 
 
 @inline

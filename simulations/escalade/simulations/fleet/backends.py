@@ -33,6 +33,10 @@ class SerialBackend:
         """Return what it counted."""
         return [self._shard.finish(until)]
 
+    def used(self) -> tuple[float, float]:
+        """It has no processes of its own."""
+        return 0.0, 0.0
+
     def close(self) -> None:
         """Nothing to let go of."""
 
@@ -65,6 +69,10 @@ class ThreadBackend:
     def finish(self, until: int) -> list[ShardEnd]:
         """Return what each counted."""
         return [shard.finish(until) for shard in self._shards]
+
+    def used(self) -> tuple[float, float]:
+        """It has no processes of its own."""
+        return 0.0, 0.0
 
     def close(self) -> None:
         """End the threads."""

@@ -66,9 +66,9 @@ def simulate(
     seed
         In place of the scenario's.
     backend
-        ``serial``, ``threads``, or an object of the protocol `Backend`, which is closed at the end.
+        ``serial``, ``threads``, ``ray``, or an object of the protocol `Backend`, which is closed at the end.
     workers
-        Threads; default: as many as there are processors.
+        Threads, or Ray's actors; default: as many as there are processors.
     policy
         In place of the scenario's: one for all endpoints, or by name of class and ``edge_node``. Used as they are:
         what they learn stays in them.
@@ -151,8 +151,9 @@ class _Run:
         result.complete = result.complete and result.failure is None
         result.simulated_s = now / 1e9
         self._finish(result, self.backend.finish(now))
-        result.wall_s, result.cpu_s = time.perf_counter() - started, time.process_time() - cpu
-        result.peak_rss_mb = _peak_rss_mb()
+        elsewhere_s, elsewhere_mb = self.backend.used()
+        result.wall_s, result.cpu_s = time.perf_counter() - started, time.process_time() - cpu + elsewhere_s
+        result.peak_rss_mb = _peak_rss_mb() + elsewhere_mb
         return result
 
     def _serve(self, outputs: list[ShardOutput], t1: int) -> int:
@@ -254,7 +255,11 @@ def _backend(backend: str | Backend, workers: int | None) -> Backend:
         return SerialBackend()
     if backend == "threads":
         return ThreadBackend(workers)
-    raise ConfigError(f"no backend {backend!r}; there are serial and threads", key="backend")
+    if backend == "ray":
+        from escalade.simulations.fleet.ray_backend import RayBackend
+
+        return RayBackend(workers=workers)
+    raise ConfigError(f"no backend {backend!r}; there are serial, threads and ray", key="backend")
 
 
 def _mean_ms(total_ns: int, count: int, before: float) -> float:

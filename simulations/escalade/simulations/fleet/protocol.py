@@ -106,6 +106,9 @@ class Backend(Protocol):
     def finish(self, until: int) -> list[ShardEnd]:
         """Return what every shard counted, in order of cell; batteries idle until `until`."""
 
+    def used(self) -> tuple[float, float]:
+        """Return CPU seconds and peak memory, MiB, of processes of its own, once finished."""
+
     def close(self) -> None:
         """Let go of everything; may be called twice."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
-    from escalade.simulations.fleet.cell import Asked
+    from escalade.simulations.fleet.book import Asked
     from escalade.simulations.fleet.compiled import World
     from escalade.simulations.fleet.protocol import Control, ShardEnd, ShardOutput
 
@@ -36,6 +37,8 @@ LONGEST_TEMPDIR = 30
 """Characters: below it Ray makes sockets, whose path has room for about 107."""
 CHECKPOINT_S = 1.0
 """Wall time between the checkpoints of a shard: what is done again after a death, at most, and a window."""
+CONNECT_S = 5.0
+"""To a cluster."""
 POLL_S = 0.2
 """Between looks at whether to stop."""
 DEATHS = 5
@@ -43,14 +46,15 @@ DEATHS = 5
 
 
 class RaySession:
-    """A connection to Ray: to a cluster, to the session that this process has, or to one of its own. Context manager.
+    """A connection to Ray: to the session that this process has, to a cluster, or to one of its own. Context manager.
 
     Parameters
     ----------
     address
         Of a running cluster, as ``ray.init`` takes it. Default: a local session, ended with the block.
+        Not looked at where the process has a session, which is left as it is.
     workers
-        Shards at a time. Default: as many as the session has processors.
+        Shards, or runs, at a time. Default: as many as the session has processors.
 
     Raises
     ------
@@ -60,33 +64,42 @@ class RaySession:
 
     def __init__(self, address: str | None = None, workers: int | None = None) -> None:
         self._address, self._asked = address, workers
-        self._folder = ""
+        self._entered = False
+        self.folder = ""
         self.workers = workers or 1
 
     def __enter__(self) -> Self:
         ray = _ray(local=self._address is None)
-        if not ray.is_initialized():
-            try:
+        try:
+            if not ray.is_initialized():
                 self._connect(ray)
-            except (OSError, RuntimeError, ValueError, ConnectionError) as error:
-                self.__exit__(None, None, None)
-                where = self._address or "a local session"
-                raise SetupError(f"Ray: {where} cannot be had: {_line(error)}") from error
-        self.workers = self._asked or max(1, int(ray.cluster_resources().get("CPU", 1)))
+            processors = int(ray.cluster_resources().get("CPU", 1))
+            if self._asked is not None and self._asked > processors:
+                raise SetupError(f"Ray has {processors} processors for {self._asked} workers: ask for fewer")
+            self.workers = self._asked or max(1, processors)
+        except (OSError, RuntimeError, ValueError) as error:
+            self.__exit__(None, None, None)
+            raise SetupError(f"Ray: {self._address or 'a local session'} cannot be had: {_line(error)}") from error
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._folder or self._address:
+        if self._entered:
             _ray().shutdown()
-        if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)  # Ray never does
-            self._folder = ""
+            self._entered = False
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)  # Ray never does
+            self.folder = ""
 
     def _connect(self, ray: Any) -> None:
         told: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        self._entered = True
         if self._address is not None:
+            _knock(self._address)
             ray.init(address=self._address, **told)
             return
         if len(tempfile.gettempdir()) > LONGEST_TEMPDIR:
@@ -94,13 +107,13 @@ class RaySession:
                 f"Ray needs a shorter temporary folder than {tempfile.gettempdir()}: set TMPDIR to one of at most "
                 f"{LONGEST_TEMPDIR} characters"
             )
-        self._folder = tempfile.mkdtemp(prefix="esc-")
+        self.folder = tempfile.mkdtemp(prefix="esc-")
         ray.init(
             address="local",
             num_cpus=max(self._asked or 0, os.cpu_count() or 1),
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=self._folder,
+            _temp_dir=self.folder,
             **told,
         )
 
@@ -134,7 +147,9 @@ class RayBackend:
     Parameters
     ----------
     session
-        Entered, and left open.
+        Entered, and left open. Default: one of its own, as long as it has actors.
+    workers
+        Of the session of its own.
 
     Attributes
     ----------
@@ -144,16 +159,21 @@ class RayBackend:
 
     name = "ray"
 
-    def __init__(self, session: RaySession) -> None:
-        self._session = session
+    def __init__(self, session: RaySession | None = None, workers: int | None = None) -> None:
+        self._session, self._workers = session, workers
+        self._own: RaySession | None = None
         self._shards: list[_Shard] = []
+        self._used = (0.0, 0.0)
         self.restarts = 0
 
     def start(self, world: World, asked: Asked) -> None:
         """Make the actors."""
+        session = self._session
+        if session is None:
+            session = self._own = RaySession(workers=self._workers).__enter__()
         ray = _ray()
         kept = ray.put(world)
-        self._shards = [_Shard(ray, kept, cells, asked) for cells in ranges(world.cells, self._session.workers)]
+        self._shards = [_Shard(ray, kept, cells, asked) for cells in ranges(world.cells, session.workers)]
 
     def advance(self, control: Control, t1: int) -> list[ShardOutput]:
         """Bring every shard to `t1` ns; return their outputs in order of cell.
@@ -163,8 +183,10 @@ class RayBackend:
         SetupError
             If an actor dies again and again.
         """
+        # Policies learn in place: what is done again later must be done with them as they are now.
+        kept = control if control.policies is None else _ray().put(control)
         for shard in self._shards:
-            shard.send(control, t1)
+            shard.send(kept, t1)
         outputs = [shard.output() for shard in self._shards]
         self.restarts = sum(shard.restarts for shard in self._shards)
         return outputs
@@ -173,22 +195,27 @@ class RayBackend:
         """Return what every shard counted, in order of cell."""
         for shard in self._shards:
             shard.send_finish(until)
-        return [shard.end(until) for shard in self._shards]
+        ends = [shard.end(until) for shard in self._shards]
+        used = [shard.told("usage", (0.0, 0.0)) for shard in self._shards]
+        self._used = (sum(cpu_s for cpu_s, _ in used), sum(peak for _, peak in used))
+        return ends
 
-    def usage(self) -> tuple[float, float]:
-        """Return CPU seconds and the summed peak memory, MB, of the actors' processes."""
-        used = [shard.usage() for shard in self._shards]
-        return sum(cpu for cpu, _ in used), sum(peak for _, peak in used)
+    def used(self) -> tuple[float, float]:
+        """Return CPU seconds and the summed peak memory, MiB, of the actors' processes, once they have finished."""
+        return self._used
 
     def pids(self) -> list[int]:
         """Return the actors' process ids."""
-        return [shard.pid() for shard in self._shards]
+        return [shard.told("pid", 0) for shard in self._shards]
 
     def close(self) -> None:
         """End the actors; may be called twice."""
         for shard in self._shards:
             shard.kill()
         self._shards = []
+        if self._own is not None:
+            self._own.__exit__(None, None, None)
+            self._own = None
 
 
 class _Shard:
@@ -198,34 +225,28 @@ class _Shard:
         self._ray, self._made_of = ray, (world, cells, asked)
         self._checkpoint: bytes | None = None
         self._checkpointed = time.monotonic()
-        self._since: list[tuple[Control, int]] = []
+        self._since: list[Any] = []
         self._deaths = self.restarts = 0
         self._actor = self._new()
         self._answer: Any = None
 
-    def send(self, control: Control, t1: int) -> None:
+    def send(self, control: Any, t1: int) -> None:
         due = time.monotonic() - self._checkpointed > CHECKPOINT_S
-        self._since.append((control, t1))
-        self._ask("advance", [self._since[-1]], due)
+        self._since += control, t1
+        self._ask("advance", due, control, t1)
 
     def output(self) -> ShardOutput:
-        output, checkpoint = self._get(lambda: self._ask("advance", self._since, True))
+        output, checkpoint = self._get(lambda: self._ask("advance", True, *self._since))
         if checkpoint is not None:
             self._checkpoint, self._since, self._deaths = checkpoint, [], 0
             self._checkpointed = time.monotonic()
         return _writable(output)
 
     def send_finish(self, until: int) -> None:
-        self._ask("finish", [], until)
+        self._ask("finish", until)
 
     def end(self, until: int) -> ShardEnd:
-        return self._get(lambda: self._ask("finish", self._since, until))  # type: ignore[no-any-return]
-
-    def usage(self) -> tuple[float, float]:
-        return self._told("usage", (0.0, 0.0))  # type: ignore[no-any-return]
-
-    def pid(self) -> int:
-        return self._told("pid", 0)  # type: ignore[no-any-return]
+        return self._get(lambda: self._ask("finish", until, *self._since))  # type: ignore[no-any-return]
 
     def kill(self) -> None:
         self._ray.kill(self._actor)
@@ -250,7 +271,7 @@ class _Shard:
             except self._ray.exceptions.RayTaskError as error:
                 raise error.cause from None
 
-    def _told(self, method: str, otherwise: Any) -> Any:
+    def told(self, method: str, otherwise: Any) -> Any:
         try:
             return self._ray.get(getattr(self._actor, method).remote())
         except self._ray.exceptions.RayActorError:
@@ -274,14 +295,15 @@ class ShardActor:
 
         self._shard = Shard(world, cells, asked) if checkpoint is None else Shard.restore(world, checkpoint)
 
-    def advance(self, steps: Sequence[tuple[Control, int]], checkpoint: bool) -> tuple[ShardOutput, bytes | None]:
-        """Do windows one after another; return the last one's output, and a checkpoint if it is asked for."""
-        outputs = [self._shard.advance(control, t1) for control, t1 in steps]
-        return outputs[-1], self._shard.checkpoint() if checkpoint else None
+    def advance(self, checkpoint: bool, *steps: Any) -> tuple[ShardOutput, bytes | None]:
+        """Do windows one after another, each a control and its end; return the last output, and a checkpoint if due."""
+        for control, t1 in zip(steps[::2], steps[1::2], strict=True):
+            output = self._shard.advance(control, t1)
+        return output, self._shard.checkpoint() if checkpoint else None
 
-    def finish(self, steps: Sequence[tuple[Control, int]], until: int) -> ShardEnd:
+    def finish(self, until: int, *steps: Any) -> ShardEnd:
         """Do what is to be done again, and return the end."""
-        for control, t1 in steps:
+        for control, t1 in zip(steps[::2], steps[1::2], strict=True):
             self._shard.advance(control, t1)
         return self._shard.finish(until)
 
@@ -329,6 +351,13 @@ def _ray(*, local: bool = False) -> Any:
     except ImportError:
         raise SetupError("the ray backend needs ray; in a checkout, install it with: pip install '.[sim]'") from None
     return ray
+
+
+def _knock(address: str) -> None:
+    """Raise OSError at once where nobody listens: Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
 
 
 def _line(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from escalade.cli.main import main
 from escalade.simulations.fleet import Scenario, load_scenario, simulate
 from escalade.simulations.fleet import ray_backend as backend_module
 from escalade.simulations.fleet.protocol import Control, ShardOutput
@@ -51,7 +52,7 @@ engine: {cell_endpoints: 50}
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def session() -> Iterator[RaySession]:
     """One Ray for all tests, with two workers."""
     with RaySession(workers=2) as one:
@@ -129,14 +130,22 @@ def test_a_policy_that_raises_is_told_as_in_one_process(session: RaySession, sce
     assert found.simulated_s >= 25
 
 
-def test_whole_runs_are_spread(session: RaySession, scenario: Scenario) -> None:
-    """Each job's outcome comes back with its number, the same as here; an error of a job is its own."""
-    jobs = [Job(0, seed, scenario, "serial") for seed in range(2)]
-    found = dict(session.map(run, jobs))
-    assert found == {number: run(job) for number, job in enumerate(jobs)}
+def test_sweeps_are_spread(session: RaySession, scenario: Scenario, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command prints the same table as in one process."""
+    file = str(scenario.folder / "s.yaml")
+    grid = ["simulate", "sweep", file, "--grid", "endpoints.a.count=40,60", "--seeds", "0", "--set", "duration_s=10"]
+    grid += ["--set", "links.uplink.outages=null"]
+    assert main([*grid, "--backend", "serial"]) == 0
+    here = capsys.readouterr().out
+    assert main([*grid, "--backend", "ray"]) == 0
+    assert capsys.readouterr().out == here
+
+
+def test_a_job_that_fails_is_told(session: RaySession, scenario: Scenario) -> None:
+    """Its own error comes out, not Ray's; one that is stopped before it began gives nothing."""
     with pytest.raises(SetupError, match="no backend"):
         list(session.map(run, [Job(0, 0, scenario, "none")]))
-    assert list(session.map(run, jobs, lambda: True)) == []
+    assert list(session.map(run, [Job(0, 0, scenario)], lambda: True)) == []
 
 
 def test_only_the_loopback_is_listened_on(session: RaySession) -> None:

@@ -64,7 +64,7 @@ class Book:
             self.out.ended.append(ended[ended[:, Ended.REASON] != CORRECTED])
         if self.asked.outcomes and len(ended):
             answered = ended[(ended[:, Ended.TIER] >= 0) & (ended[:, Ended.REASON] != CORRECTED)]
-            self.out.outcomes += [_outcomes_0(answered, world.kinds.slo), _outcomes_1(fed[fed[:, Fed.LEVEL] == 1])]
+            self.out.outcomes += [outcomes_0(answered, world.kinds.slo), outcomes_1(fed[fed[:, Fed.LEVEL] == 1])]
         if self.asked.fed and len(fed):
             self.out.fed.append(fed.copy())
 
@@ -124,7 +124,7 @@ class Book:
             desk.serve_batches(*arguments, t1)
 
 
-def _outcomes_0(ended: Rows, slo: NDArray[np.int64]) -> Rows:
+def outcomes_0(ended: Rows, slo: NDArray[np.int64]) -> Rows:
     """Return answers as the endpoints' telemetry counts them: in time unless degraded or late."""
     rows = np.zeros((len(ended), OUTCOME), np.int64)
     rows[:, Outcome.UNIT], rows[:, Outcome.KNOWN] = ended[:, Ended.DEVICE], ended[:, Ended.AT]
@@ -134,7 +134,7 @@ def _outcomes_0(ended: Rows, slo: NDArray[np.int64]) -> Rows:
     return rows
 
 
-def _outcomes_1(fed: Rows) -> Rows:
+def outcomes_1(fed: Rows) -> Rows:
     """Return answers as the edge nodes' telemetry counts them: in time if the tier that was wanted gave them."""
     rows = np.zeros((len(fed), OUTCOME), np.int64)
     rows[:, Outcome.LEVEL], rows[:, Outcome.UNIT], rows[:, Outcome.KNOWN] = 1, fed[:, Fed.DEVICE], fed[:, Fed.KNOWN]

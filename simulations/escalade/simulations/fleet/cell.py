@@ -77,7 +77,9 @@ class Cell:
         """Requests under way below the servers."""
         return self._inferring.shape[1] + sum(map(len, (self._on_access, self._to_edge, self._on_uplink)))
 
-    def advance(self, world: World, control: Control, t1: int, stats: Stats, asked: Asked, scratch: Scratch) -> CellOutput:
+    def advance(
+        self, world: World, control: Control, t1: int, stats: Stats, asked: Asked, scratch: Scratch
+    ) -> CellOutput:
         """Do everything that happens before `t1`; raises PolicyRaisedError."""
         if control.policies is not None:
             for decider, policy in zip([*self._deciders, self._edge_decider], control.policies, strict=True):

@@ -14,7 +14,7 @@ from escalade.simulations.fleet.backends import SerialBackend, ThreadBackend
 from escalade.simulations.fleet.book import Asked
 from escalade.simulations.fleet.compiled import World, profile_of
 from escalade.simulations.fleet.deciding import PolicyRaisedError, failure_of
-from escalade.simulations.fleet.learning import Mailbox
+from escalade.simulations.fleet.learning import Mailbox, mean_ms
 from escalade.simulations.fleet.load import unstable
 from escalade.simulations.fleet.policy_setup import Given, policies_of, reads
 from escalade.simulations.fleet.protocol import Backend, Control, Progress
@@ -192,8 +192,8 @@ class _Run:
                         changed = True
             if self._told:
                 self._upstream_ms = (
-                    _mean_ms(int(row[Series.ABOVE_NS_0]), int(row[Series.ABOVE_0]), self._upstream_ms[0]),
-                    _mean_ms(int(row[Series.ABOVE_NS_1]), int(row[Series.ABOVE_1]), self._upstream_ms[1]),
+                    mean_ms(int(row[Series.ABOVE_NS_0]), int(row[Series.ABOVE_0]), self._upstream_ms[0]),
+                    mean_ms(int(row[Series.ABOVE_NS_1]), int(row[Series.ABOVE_1]), self._upstream_ms[1]),
                 )
                 control.upstream_ms = self._upstream_ms
         if changed:
@@ -260,10 +260,6 @@ def _backend(backend: str | Backend, workers: int | None) -> Backend:
 
         return RayBackend(workers=workers)
     raise ConfigError(f"no backend {backend!r}; there are serial, threads and ray", key="backend")
-
-
-def _mean_ms(total_ns: int, count: int, before: float) -> float:
-    return total_ns / count / 1e6 if count else before
 
 
 def _peak_rss_mb() -> float:

@@ -112,3 +112,8 @@ class Mailbox:
 def _audit(keys: Any, cell: Any, rid: Any, share: Any, out: Any) -> None:
     for i in range(out.shape[0]):
         out[i] = uniform(keys[cell[i], Purpose.AUDIT], rid[i]) < share
+
+
+def mean_ms(total_ns: int, count: int, before: float) -> float:
+    """Return a mean in ms; what it was before where there is nothing new."""
+    return total_ns / count / 1e6 if count else before

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 WIDTH, HEIGHT = 620, 380
-LEFT, RIGHT, TOP, BOTTOM = 62, 22, 14, 50
+LEFT, RIGHT, TOP, BOTTOM = 72, 22, 14, 50
 
 
 @dataclass(slots=True)

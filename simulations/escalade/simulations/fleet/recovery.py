@@ -74,4 +74,4 @@ def faults(scenario: Scenario, series: Mapping[str, NDArray[Any]]) -> list[Fault
         felt = (end > period.from_s) & ((start < max(until, period.to_s)) if len(back) else True)
         degraded, late = (float(share[felt].max(initial=0.0)) for share in shares)
         found.append(Fault(what, period.from_s, period.to_s, degraded, late, max(until - period.to_s, 0.0)))
-    return found
+    return sorted(found, key=lambda one: one.from_s)

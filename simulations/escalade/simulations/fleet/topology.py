@@ -93,9 +93,8 @@ def _station(name: str, one: Station) -> list[str]:
 
 
 def _policy(spec: dict[str, object]) -> str:
-    inner = [f"{value:g}" for value in spec.values() if isinstance(value, float)]
-    name = str(spec.get("name", "")).rpartition(":")[2]
-    return f"{name} {', '.join(inner)}".strip()
+    name, threshold = str(spec.get("name", "")).rpartition(":")[2], spec.get("threshold")
+    return f"{name} {threshold:g}" if isinstance(threshold, int | float) else name
 
 
 def _number(value: int) -> str:

@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test setup protos lint bench bench-policies peers interop clean help
+.PHONY: demo test setup protos lint bench bench-fleet bench-policies peers interop clean help
 
 help:            ## show this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -42,6 +42,9 @@ bench-policies: setup ## guarantees, learners and the cost of a decision; DATA=.
 	$(BIN)/python -m benchmarks.policy_speed
 	$(BIN)/python -m benchmarks.guarantee --data $(DATA)
 	$(BIN)/python -m benchmarks.learning --data $(DATA)
+
+bench-fleet: setup ## the fleet simulator against SimPy, and a million endpoints for an hour
+	$(BIN)/python -m benchmarks.fleet
 
 interop: setup .venvs/mlserver/.ready ## an edge node above which stands MLServer, in an environment of its own
 	$(BIN)/python -m pytest tests/e2e/test_interop_mlserver.py

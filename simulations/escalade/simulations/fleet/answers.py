@@ -100,10 +100,14 @@ def _give_up_1(rows: Any, i: Any, ended: Any, fed: Any, size: Any, at: Any, why:
         rows[i, Up.FLAGS] |= ANSWERED_1
 
 
-@kernel
 def below(sink: Any, rows: Any, back: Any, hop: Any) -> None:
     """Let the sending tier answer what did not get onto or over a hop; see `travel`."""
-    ended, fed, size = sink.ended, sink.fed, sink.size
+    _below(sink.ended, sink.fed, sink.size, rows, back, hop)
+
+
+@kernel
+def _below(sink_ended: Any, sink_fed: Any, sink_size: Any, rows: Any, back: Any, hop: Any) -> None:
+    ended, fed, size = sink_ended, sink_fed, sink_size
     sent_at, limit_at = (Up.SENT_0, Up.LIMIT_0) if hop == 0 else (Up.SENT_1, Up.LIMIT_1)
     for i in range(rows.shape[0]):
         flags, status = rows[i, Up.FLAGS], rows[i, Up.STATUS]
@@ -124,10 +128,14 @@ def below(sink: Any, rows: Any, back: Any, hop: Any) -> None:
                 rows[i, limit_at] = NO_LIMIT
 
 
-@kernel
 def turned_away(sink: Any, rows: Any, back: Any) -> None:
     """Let endpoints answer what their edge node refused or did not come to."""
-    ended, fed, size = sink.ended, sink.fed, sink.size
+    _turned_away(sink.ended, sink.fed, sink.size, rows, back)
+
+
+@kernel
+def _turned_away(sink_ended: Any, sink_fed: Any, sink_size: Any, rows: Any, back: Any) -> None:
+    ended, fed, size = sink_ended, sink_fed, sink_size
     for i in range(rows.shape[0]):
         status = rows[i, Up.STATUS]
         if status == Status.EXPIRED:
@@ -137,14 +145,56 @@ def turned_away(sink: Any, rows: Any, back: Any) -> None:
             _give_up_0(rows, i, ended, fed, size, rows[i, Up.END] + back[i], why)
 
 
-@kernel
 def settle_edge(
-    edge: Any, sink: Any, count: Any, series: Any, interval: Any, rows: Any, back: Any, action: Any, propensity: Any,
+    edge: Any,
+    sink: Any,
+    count: Any,
+    series: Any,
+    interval: Any,
+    rows: Any,
+    back: Any,
+    action: Any,
+    propensity: Any,
     up: Any,
-) -> None:  # fmt: skip
+) -> None:
     """Carry out the edge nodes' decisions: put down what ends here, append what goes up to `up`, ``[room, UP]``."""
-    ended, fed, size = sink.ended, sink.fed, sink.size
-    reserve, timeout, bytes_up, last = edge.reserve, edge.timeout, edge.size, series.shape[0] - 1
+    _settle_edge(
+        edge.reserve,
+        edge.size,
+        edge.timeout,
+        sink.ended,
+        sink.fed,
+        sink.size,
+        count,
+        series,
+        interval,
+        rows,
+        back,
+        action,
+        propensity,
+        up,
+    )
+
+
+@kernel
+def _settle_edge(
+    edge_reserve: Any,
+    edge_size: Any,
+    edge_timeout: Any,
+    sink_ended: Any,
+    sink_fed: Any,
+    sink_size: Any,
+    count: Any,
+    series: Any,
+    interval: Any,
+    rows: Any,
+    back: Any,
+    action: Any,
+    propensity: Any,
+    up: Any,
+) -> None:
+    ended, fed, size = sink_ended, sink_fed, sink_size
+    reserve, timeout, bytes_up, last = edge_reserve, edge_timeout, edge_size, series.shape[0] - 1
     for i in range(action.shape[0]):
         what, end, row = action[i], rows[i, Up.END], rows[i, Up.ROW_1]
         rows[i, Up.PROPENSITY_1] = propensity[i] if propensity.shape[0] > 0 else 0
@@ -179,12 +229,27 @@ def settle_edge(
         size[AT_UP] = n + 1
 
 
-@kernel
 def settle_server(
     tables: Any, keys: Any, sink: Any, series: Any, interval: Any, rows: Any, order: Any, back: Any
-) -> None:  # fmt: skip
+) -> None:
     """Bring the servers' answers home; of `rows` those in `order`: a server is done with them, in one way or another."""
-    ended, fed, size, last = sink.ended, sink.fed, sink.size, series.shape[0] - 1
+    _settle_server(tables, keys, sink.ended, sink.fed, sink.size, series, interval, rows, order, back)
+
+
+@kernel
+def _settle_server(
+    tables: Any,
+    keys: Any,
+    sink_ended: Any,
+    sink_fed: Any,
+    sink_size: Any,
+    series: Any,
+    interval: Any,
+    rows: Any,
+    order: Any,
+    back: Any,
+) -> None:
+    ended, fed, size, last = sink_ended, sink_fed, sink_size, series.shape[0] - 1
     for place in range(order.shape[0]):
         i = order[place]
         status = rows[i, Up.STATUS]
@@ -207,10 +272,14 @@ def settle_server(
             _end(rows, i, ended, size, 2, CORRECTED, at + back[place], row)
 
 
-@kernel
 def time_out(sink: Any, rows: Any, back: Any, t1: Any, edge: Any) -> None:
     """Let tiers answer what is still under way above them at `t1`, after their limit; `edge`: edge nodes too."""
-    ended, fed, size = sink.ended, sink.fed, sink.size
+    _time_out(sink.ended, sink.fed, sink.size, rows, back, t1, edge)
+
+
+@kernel
+def _time_out(sink_ended: Any, sink_fed: Any, sink_size: Any, rows: Any, back: Any, t1: Any, edge: Any) -> None:
+    ended, fed, size = sink_ended, sink_fed, sink_size
     for i in range(rows.shape[0]):
         if edge and rows[i, Up.LIMIT_1] < t1:
             _give_up_1(rows, i, ended, fed, size, rows[i, Up.LIMIT_1], Reason.TIMEOUT, back[i])

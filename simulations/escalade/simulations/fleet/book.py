@@ -50,6 +50,11 @@ class Book:
         self.stats, self.asked, self.out, self.scratch = stats, asked, CellOutput(), scratch
         self._world = world
 
+    @property
+    def each(self) -> bool:
+        """Whether single requests are asked for, not only counters."""
+        return self.asked.keep or self.asked.outcomes or self.asked.fed
+
     def sink(self, rows: int, ends: int = 3) -> Sink:
         """Return buffers for what becomes of so many requests; by default each may end once and be corrected twice."""
         return self.scratch.sink(rows, ends, fed=self.asked.fed or self.asked.outcomes)

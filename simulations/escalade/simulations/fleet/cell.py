@@ -153,9 +153,19 @@ class Cell:
         up = np.empty((int(np.count_nonzero(going) + np.count_nonzero(action == local.DEFER)), UP), np.int64)
         chances = propensity.view(np.int64) if book.asked.fed else np.empty(0, np.int64)
         local.settle(
-            self.place, world.kinds, self.devices, sink, stats.count, stats.hist, stats.series, stats.by_class,
-            interval, ready, action, chances, up,
-        )  # fmt: skip
+            self.place,
+            world.kinds,
+            self.devices,
+            sink,
+            stats,
+            interval,
+            ready,
+            action,
+            chances,
+            up,
+            world.tables[0].right,
+            each=book.each,
+        )
         book.close(sink)
         return up[: sink.size[AT_UP]]
 

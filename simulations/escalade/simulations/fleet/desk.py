@@ -80,11 +80,20 @@ def _row(row: Any, samples: Any, upgraded: Any) -> Any:
     return row + samples if upgraded else row
 
 
-@kernel
 def serve(
-    desk: Any, units: Any, keys: Any, count: Any, hist: Any, series: Any, interval: Any, rows: Any, order: Any,
-    unit_of: Any, level: Any, samples: Any,
-) -> None:  # fmt: skip
+    desk: Any,
+    units: Any,
+    keys: Any,
+    count: Any,
+    hist: Any,
+    series: Any,
+    interval: Any,
+    rows: Any,
+    order: Any,
+    unit_of: Any,
+    level: Any,
+    samples: Any,
+) -> None:
     """Serve requests one at a time; sets `STATUS`, `END` and the row of the score table.
 
     Parameters
@@ -96,14 +105,63 @@ def serve(
     unit_of
         From the edge node, of the cell or of the fleet, to the unit.
     """
+    _serve(
+        desk.service,
+        desk.slow_from,
+        desk.slow_to,
+        desk.slowdown,
+        units.begun,
+        units.failures.end,
+        units.failures.first,
+        units.failures.start,
+        units.free,
+        units.turn,
+        units.upgrade,
+        keys,
+        count,
+        hist,
+        series,
+        interval,
+        rows,
+        order,
+        unit_of,
+        level,
+        samples,
+    )
+
+
+@kernel
+def _serve(
+    desk_service: Any,
+    desk_slow_from: Any,
+    desk_slow_to: Any,
+    desk_slowdown: Any,
+    units_begun: Any,
+    units_failures_end: Any,
+    units_failures_first: Any,
+    units_failures_start: Any,
+    units_free: Any,
+    units_turn: Any,
+    units_upgrade: Any,
+    keys: Any,
+    count: Any,
+    hist: Any,
+    series: Any,
+    interval: Any,
+    rows: Any,
+    order: Any,
+    unit_of: Any,
+    level: Any,
+    samples: Any,
+) -> None:
     node_at, limit_at, row_at, purpose = (
         (Up.NODE, Up.LIMIT_0, Up.ROW_1, Purpose.SERVICE_1)
         if level == 1
         else (Up.FLEET_NODE, Up.LIMIT_1, Up.ROW_2, Purpose.SERVICE_2)
     )
-    tables, slow_from, slow_to, slowdown = desk.service, desk.slow_from, desk.slow_to, desk.slowdown
-    free, begun, turn, upgrade = units.free, units.begun, units.turn, units.upgrade
-    first, down, back = units.failures.first, units.failures.start, units.failures.end
+    tables, slow_from, slow_to, slowdown = desk_service, desk_slow_from, desk_slow_to, desk_slowdown
+    free, begun, turn, upgrade = units_free, units_begun, units_turn, units_upgrade
+    first, down, back = units_failures_first, units_failures_start, units_failures_end
     bound, last = begun.shape[1], series.shape[0] - 1
     for place in range(order.shape[0]):
         i = order[place]
@@ -140,29 +198,92 @@ def serve(
         hist[Hist.ACCESS + 2 * level - 1, bin_of_one(start + service - at)] += 1
 
 
-@kernel
 def serve_batches(
-    desk: Any, units: Any, keys: Any, count: Any, hist: Any, series: Any, interval: Any, rows: Any, order: Any,
-    unit_of: Any, level: Any, samples: Any, t1: Any,
-) -> None:  # fmt: skip
+    desk: Any,
+    units: Any,
+    keys: Any,
+    count: Any,
+    hist: Any,
+    series: Any,
+    interval: Any,
+    rows: Any,
+    order: Any,
+    unit_of: Any,
+    level: Any,
+    samples: Any,
+    t1: Any,
+) -> None:
     """Serve requests in batches: a free worker takes all that waits; sets what `serve` does.
 
     `rows` begins with those that were `WAITING` at the end of the last window; those that still do stay so.
     """
+    _serve_batches(
+        desk.each_more,
+        desk.max_batch,
+        desk.max_queue,
+        desk.service,
+        desk.slow_from,
+        desk.slow_to,
+        desk.slowdown,
+        units.failures.end,
+        units.failures.first,
+        units.failures.start,
+        units.free,
+        units.upgrade,
+        keys,
+        count,
+        hist,
+        series,
+        interval,
+        rows,
+        order,
+        unit_of,
+        level,
+        samples,
+        t1,
+    )
+
+
+@kernel
+def _serve_batches(
+    desk_each_more: Any,
+    desk_max_batch: Any,
+    desk_max_queue: Any,
+    desk_service: Any,
+    desk_slow_from: Any,
+    desk_slow_to: Any,
+    desk_slowdown: Any,
+    units_failures_end: Any,
+    units_failures_first: Any,
+    units_failures_start: Any,
+    units_free: Any,
+    units_upgrade: Any,
+    keys: Any,
+    count: Any,
+    hist: Any,
+    series: Any,
+    interval: Any,
+    rows: Any,
+    order: Any,
+    unit_of: Any,
+    level: Any,
+    samples: Any,
+    t1: Any,
+) -> None:
     node_at, limit_at, row_at, purpose = (
         (Up.NODE, Up.LIMIT_0, Up.ROW_1, Purpose.SERVICE_1)
         if level == 1
         else (Up.FLEET_NODE, Up.LIMIT_1, Up.ROW_2, Purpose.SERVICE_2)
     )
-    tables, slow_from, slow_to, slowdown = desk.service, desk.slow_from, desk.slow_to, desk.slowdown
-    free, upgrade = units.free, units.upgrade
-    first, down, back = units.failures.first, units.failures.start, units.failures.end
+    tables, slow_from, slow_to, slowdown = desk_service, desk_slow_from, desk_slow_to, desk_slowdown
+    free, upgrade = units_free, units_upgrade
+    first, down, back = units_failures_first, units_failures_start, units_failures_end
     number, last = free.shape[0], series.shape[0] - 1
     head = np.zeros(number, np.int64)
     tail = np.zeros(number, np.int64)
     waiting = np.zeros(number, np.int64)
     following = np.zeros(rows.shape[0], np.int64)
-    batch = np.zeros(desk.max_batch, np.int64)
+    batch = np.zeros(desk_max_batch, np.int64)
     for place in range(order.shape[0] + number):
         # An arrival lets its unit begin every batch that begins before it; at the end, every one before t1.
         closing = place >= order.shape[0]
@@ -175,7 +296,7 @@ def serve_batches(
                 if start >= until:
                     break
                 size = 0
-                while waiting[unit] > 0 and size < desk.max_batch:
+                while waiting[unit] > 0 and size < desk_max_batch:
                     k = head[unit]
                     head[unit] = following[k]
                     waiting[unit] -= 1
@@ -189,7 +310,7 @@ def serve_batches(
                     continue
                 leader = batch[0]
                 service = drawn(tables, 0, keys[rows[leader, Up.CELL], purpose], rows[leader, Up.RID])
-                service = np.int64(service * (1.0 + desk.each_more * (size - 1)))
+                service = np.int64(service * (1.0 + desk_each_more * (size - 1)))
                 service = _slowed(slow_from, slow_to, slowdown, service, start)
                 _occupy(free, unit, start + service)
                 interval_row = min(start // interval, last)
@@ -213,7 +334,7 @@ def serve_batches(
                 rows[i, Up.STATUS] = Status.DOWN
                 rows[i, Up.END] = until
                 continue
-            if desk.max_queue > 0 and waiting[unit] >= desk.max_queue:
+            if desk_max_queue > 0 and waiting[unit] >= desk_max_queue:
                 rows[i, Up.STATUS] = Status.REFUSED
                 rows[i, Up.END] = until
                 continue

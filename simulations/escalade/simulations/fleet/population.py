@@ -12,7 +12,6 @@ from escalade.simulations.fleet.compiled import profile_of
 from escalade.simulations.fleet.draws import Purpose
 from escalade.simulations.fleet.intervals import NEVER, Intervals, alternating, from_config
 from escalade.simulations.fleet.local import Devices
-from escalade.simulations.fleet.rows import FAR
 from escalade.simulations.fleet.travel import Links
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def population(world: World, cell: int) -> tuple[Devices, NDArray[np.int64]]:
         part = uniforms(keys[Purpose.BATTERY], np.arange(total, dtype=np.int64))
         capacity = (full[kind] * (1.0 - spread[kind] * part)).astype(np.int64)
     fleet_keys = world.keys[world.cells]
-    upgrade = np.full(total, FAR, np.int64)
+    upgrade = none
     if any(one.tier == "endpoint" for one in world.scenario.rollouts):
         upgrade = world.upgrades(0, number, uniforms(fleet_keys[Purpose.ROLLOUT_0], number))
     phase = none

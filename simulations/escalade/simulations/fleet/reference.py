@@ -388,7 +388,8 @@ class _Reference:
         if len(devices.busy):
             devices.busy[device] += service
         samples = world.tables[0].samples
-        one.row[0] = int(below(keys[Purpose.SAMPLE], rid, samples)) + (samples if t >= devices.upgrade[device] else 0)
+        upgraded = len(devices.upgrade) and t >= devices.upgrade[device]
+        one.row[0] = int(below(keys[Purpose.SAMPLE], rid, samples)) + (samples if upgraded else 0)
         self.at(end, INFERRED_0, cell, rid, lambda: self._inferred_0(one, kind, service))
 
     def _inferred_0(self, one: Request, kind: int, service: int) -> None:

@@ -35,19 +35,18 @@ class Up(IntEnum):
     NODE = 7  #: of the cell
     AT = 8  #: arrival at the tier it goes to
     END = 9  #: of that tier's inference
-    SERVICE = 10  #: its time
-    ROW_1 = 11  #: of the edge nodes' score table
-    SENT_1 = 12  #: by the edge node
-    LIMIT_1 = 13  #: then the edge node answers itself
-    FLAGS = 14
-    STATUS = 15  #: what became of it at a link or a tier
-    PROPENSITY_0 = 16  #: a float64's bits, as the next
-    PROPENSITY_1 = 17
-    KIND = 18  #: class of the endpoint
-    SIZE = 19  #: bytes
-    NUMBER = 20  #: of the device in the fleet
-    ROW_2 = 21  #: of the servers' score table
-    FLEET_NODE = 22  #: the node's number in the fleet
+    ROW_1 = 10  #: of the edge nodes' score table
+    SENT_1 = 11  #: by the edge node
+    LIMIT_1 = 12  #: then the edge node answers itself
+    FLAGS = 13
+    STATUS = 14  #: what became of it at a link or a tier
+    PROPENSITY_0 = 15  #: a float64's bits, as the next
+    PROPENSITY_1 = 16
+    KIND = 17  #: class of the endpoint
+    SIZE = 18  #: bytes
+    NUMBER = 19  #: of the device in the fleet
+    ROW_2 = 20  #: of the servers' score table
+    FLEET_NODE = 21  #: the node's number in the fleet
 
 
 UP = len(Up)

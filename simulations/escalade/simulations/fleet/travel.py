@@ -68,10 +68,26 @@ def _leave(rows: Any, i: Any, when: Any, sent: Any, delay: Any, hop: Any, count:
         hist[Hist.ACCESS + 2 * hop, bin_of_one(when + delay - sent)] += 1
 
 
-@kernel
 def pass_on(wire: Any, keys: Any, count: Any, hist: Any, series: Any, interval: Any, rows: Any, hop: Any) -> None:
     """Send messages over links on which none waits for another; sets `STATUS` and `AT`."""
-    tables, loss, retry, most = wire.latency, wire.loss, wire.retry, wire.max_retries
+    _pass_on(wire.latency, wire.loss, wire.max_retries, wire.retry, keys, count, hist, series, interval, rows, hop)
+
+
+@kernel
+def _pass_on(
+    wire_latency: Any,
+    wire_loss: Any,
+    wire_max_retries: Any,
+    wire_retry: Any,
+    keys: Any,
+    count: Any,
+    hist: Any,
+    series: Any,
+    interval: Any,
+    rows: Any,
+    hop: Any,
+) -> None:
+    tables, loss, retry, most = wire_latency, wire_loss, wire_retry, wire_max_retries
     sent_at = Up.SENT_0 if hop == 0 else Up.SENT_1
     latency_key = keys[Purpose.ACCESS_UP if hop == 0 else Purpose.UPLINK_UP]
     loss_key = keys[Purpose.LOSS_0 if hop == 0 else Purpose.LOSS_1]
@@ -81,11 +97,19 @@ def pass_on(wire: Any, keys: Any, count: Any, hist: Any, series: Any, interval: 
         _leave(rows, i, sent, sent, delay, hop, count, hist, series, interval)
 
 
-@kernel
 def queue_up(
-    wire: Any, keys: Any, links: Any, count: Any, hist: Any, series: Any, interval: Any, rows: Any, order: Any,
-    t1: Any, hop: Any,
-) -> None:  # fmt: skip
+    wire: Any,
+    keys: Any,
+    links: Any,
+    count: Any,
+    hist: Any,
+    series: Any,
+    interval: Any,
+    rows: Any,
+    order: Any,
+    t1: Any,
+    hop: Any,
+) -> None:
     """Send messages over links on which they wait for one another; sets `STATUS`, and `AT` or `END`.
 
     Parameters
@@ -95,13 +119,68 @@ def queue_up(
     order
         By time of sending, then by number. After the last, all links go on until `t1`.
     """
-    tables, loss, retry, most = wire.latency, wire.loss, wire.retry, wire.max_retries
+    _queue_up(
+        wire.evicts,
+        wire.failures,
+        wire.latency,
+        wire.loss,
+        wire.max_retries,
+        wire.max_wait,
+        wire.max_waiting,
+        wire.ns_per_byte,
+        wire.retry,
+        wire.wait,
+        keys,
+        links.circuits,
+        links.free,
+        links.outages.end,
+        links.outages.first,
+        links.outages.start,
+        count,
+        hist,
+        series,
+        interval,
+        rows,
+        order,
+        t1,
+        hop,
+    )
+
+
+@kernel
+def _queue_up(
+    wire_evicts: Any,
+    wire_failures: Any,
+    wire_latency: Any,
+    wire_loss: Any,
+    wire_max_retries: Any,
+    wire_max_wait: Any,
+    wire_max_waiting: Any,
+    wire_ns_per_byte: Any,
+    wire_retry: Any,
+    wire_wait: Any,
+    keys: Any,
+    links_circuits: Any,
+    links_free: Any,
+    links_outages_end: Any,
+    links_outages_first: Any,
+    links_outages_start: Any,
+    count: Any,
+    hist: Any,
+    series: Any,
+    interval: Any,
+    rows: Any,
+    order: Any,
+    t1: Any,
+    hop: Any,
+) -> None:
+    tables, loss, retry, most = wire_latency, wire_loss, wire_retry, wire_max_retries
     sent_at = Up.SENT_0 if hop == 0 else Up.SENT_1
     latency_key = keys[Purpose.ACCESS_UP if hop == 0 else Purpose.UPLINK_UP]
     loss_key = keys[Purpose.LOSS_0 if hop == 0 else Purpose.LOSS_1]
     breaker_key = keys[Purpose.BREAKER_0 if hop == 0 else Purpose.BREAKER_1]
-    free, circuits = links.free, links.circuits
-    first, down, back = links.outages.first, links.outages.start, links.outages.end
+    free, circuits = links_free, links_circuits
+    first, down, back = links_outages_first, links_outages_start, links_outages_end
     units = free.shape[0]
     head = np.zeros(units, np.int64)
     tail = np.zeros(units, np.int64)
@@ -121,7 +200,7 @@ def queue_up(
                 begin = up_again(first, down, back, link, max(free[link], sent))
                 if begin > until:
                     break
-                free[link] = begin + np.int64(rows[k, Up.SIZE] * wire.ns_per_byte)
+                free[link] = begin + np.int64(rows[k, Up.SIZE] * wire_ns_per_byte)
                 delay = _delay(tables, latency_key, loss_key, loss, retry, most, rows[k, Up.RID], count)
                 _leave(rows, k, free[link], sent, delay, hop, count, hist, series, interval)
                 head[link] = following[k]
@@ -129,19 +208,19 @@ def queue_up(
         if closing:
             continue
         if rows[i, Up.STATUS] != Status.WAITING:
-            if wire.failures > 0 and rows[i, Up.FLAGS] & answered == 0:
+            if wire_failures > 0 and rows[i, Up.FLAGS] & answered == 0:
                 if allows(circuits, link, until):
                     good = up_again(first, down, back, link, until) == until
-                    ended(circuits, link, until, good, wire.failures, wire.wait, wire.max_wait, breaker_key)
+                    ended(circuits, link, until, good, wire_failures, wire_wait, wire_max_wait, breaker_key)
                     if not good:
                         rows[i, Up.FLAGS] |= UNREACHED
                 else:
                     rows[i, Up.FLAGS] |= OPEN
             kept = waiting[link] + (1 if free[link] > until else 0)
-            if wire.max_waiting > 0 and kept >= wire.max_waiting:
+            if wire_max_waiting > 0 and kept >= wire_max_waiting:
                 count[Count.LOST_0 + hop] += 1
                 series[min(until // interval, series.shape[0] - 1), Series.LOST] += 1
-                if not wire.evicts or waiting[link] == 0:
+                if not wire_evicts or waiting[link] == 0:
                     rows[i, Up.STATUS] = Status.REFUSED
                     rows[i, Up.END] = until
                     continue

@@ -150,8 +150,6 @@ def test_a_job_that_fails_is_told(session: RaySession, scenario: Scenario) -> No
 
 def test_only_the_loopback_is_listened_on(session: RaySession) -> None:
     """Every socket that a process of the session listens on is bound to 127.0.0.1."""
-    import ray
-
     inodes = set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -170,7 +168,6 @@ def test_only_the_loopback_is_listened_on(session: RaySession) -> None:
                 listening.add(fields[1].partition(":")[0])
     assert listening
     assert listening <= {"0100007F", "0000000000000000FFFF00000100007F"}
-    assert ray.util.get_node_ip_address() == "127.0.0.1"
 
 
 def test_without_ray_it_says_what_to_install(tmp_path: Path) -> None:

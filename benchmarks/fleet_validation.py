@@ -139,7 +139,7 @@ def scenario_of(folder: Path, calibration: Calibration, tables: Measured, case: 
         return {"kind": "quantiles", "share": QUANTILES.tolist(), "ms": ms.tolist()}
 
     def one_way(round_trip: NDArray[np.float64]) -> dict[str, Any]:
-        """A table of which two independent draws make a round trip: half of its least time, and gammas of half its shape.
+        """Return a table of which two independent draws make a round trip: half its least time, half its gamma shape.
 
         Above the least, the round trip is taken to be gamma distributed, with the measured mean and variance.
         """

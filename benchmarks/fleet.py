@@ -161,7 +161,7 @@ def in_process(kind: str, duration_s: float, backend: str) -> dict[str, Any]:
     )
     import json
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -182,7 +182,9 @@ def main() -> None:
         one, two = found["serial"], found["threads"]
         name = f"1,000,000 endpoints, {kind}"
         results.rows += [
-            Row(name, "CPU a request", one["cpu_s"] / one["requests"] * 1e9, "ns", limit, detail=f"{one['requests']:,}"),
+            Row(
+                name, "CPU a request", one["cpu_s"] / one["requests"] * 1e9, "ns", limit, detail=f"{one['requests']:,}"
+            ),
             Row(name, "peak memory", max(one["rss"], two["rss"]), "MB", 400.0),
             Row(name, "threads, times one thread's speed", one["wall_s"] / two["wall_s"], "x", 1.5, at_most=False),
             Row(name, "wall time with threads", two["wall_s"], "s"),

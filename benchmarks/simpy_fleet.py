@@ -1,4 +1,4 @@
-"""The plain three-tier fleet as a SimPy user would write it: a resource for every processor, a process for every input."""
+"""The plain fleet as a SimPy user would write it: a resource for every processor, a process for every input."""
 
 from __future__ import annotations
 

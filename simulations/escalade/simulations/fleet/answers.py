@@ -232,7 +232,7 @@ def _settle_edge(
 def settle_server(
     tables: Any, keys: Any, sink: Any, series: Any, interval: Any, rows: Any, order: Any, back: Any
 ) -> None:
-    """Bring the servers' answers home; of `rows` those in `order`: a server is done with them, in one way or another."""
+    """Bring the servers' answers home; of `rows` those in `order`, which a server is done with."""
     _settle_server(tables, keys, sink.ended, sink.fed, sink.size, series, interval, rows, order, back)
 
 

@@ -199,7 +199,8 @@ class Cell:
         def remaining() -> NDArray[np.float64]:
             if deadline >= FAR:
                 return repeated(float("inf"), n)
-            return (rows[Local.T] + deadline - rows[Local.END]) / 1e6
+            left: NDArray[np.float64] = (rows[Local.T] + deadline - rows[Local.END]) / 1e6
+            return left
 
         batch = LazyBatch(
             table.score[rows[Local.ROW]],
@@ -238,7 +239,8 @@ class Cell:
             self._on_access = stay
         else:
             self._on_uplink = stay
-        return rows[status == Status.DONE]
+        done: Rows = rows[status == Status.DONE]
+        return done
 
     def _edge(self, world: World, control: Control, arriving: Rows, t1: int, book: Book) -> Rows:
         rows = np.concatenate([self._to_edge, arriving]) if len(self._to_edge) else arriving

@@ -27,6 +27,10 @@ class LazyBatch(Batch):
 
     __slots__ = ("_made", "_makers", "_score")
 
+    _score: NDArray[np.float32]
+    _makers: dict[str, Callable[[], Any]]
+    _made: dict[str, Any]
+
     def __new__(cls, *args: Any, **columns: Any) -> Any:
         """Make a plain batch where all columns are given, as `dataclasses.replace` does."""
         return Batch(**columns) if columns else super().__new__(cls)
@@ -57,7 +61,7 @@ def _column(name: str) -> property:
     return property(lambda batch: batch._get(name), doc=f"The column {name}; see `Batch`.")
 
 
-LazyBatch.score = property(lambda batch: batch._score)  # type: ignore[assignment,method-assign]
+setattr(LazyBatch, "score", property(lambda batch: batch._score))  # noqa: B010  # in the place of the slot
 for _name in NAMES:
     setattr(LazyBatch, _name, _column(_name))
 

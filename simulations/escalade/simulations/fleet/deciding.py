@@ -92,10 +92,8 @@ class Decider:
                     self.memories[owner] = copy.deepcopy(policy)
                 mine = self.memories[owner]
                 # What is done must be what was decided for a whole part to be decided at once.
-                if infeasible is not None and infeasible[part].any():
-                    pieces = np.split(part, len(part))
-                else:
-                    pieces = [part]
+                masked = infeasible is not None and infeasible[part].any()
+                pieces = np.split(part, len(part)) if masked else [part]
                 for piece in pieces:
                     call, rows = "decide", batch.take(piece)
                     action[piece], propensity[piece] = _checked(mine.decide(rows), len(piece))

@@ -118,4 +118,5 @@ def keys(seed: int, cells: int) -> NDArray[np.uint64]:
     with np.errstate(over="ignore"):
         start = mix(np.array([seed], np.uint64) + GOLDEN)
         cell = mix(start + np.arange(1, cells + 1, dtype=np.uint64)[:, None] * FIRST)
-        return mix(cell + np.arange(1, PURPOSES + 1, dtype=np.uint64) * GOLDEN)
+        table: NDArray[np.uint64] = mix(cell + np.arange(1, PURPOSES + 1, dtype=np.uint64) * GOLDEN)
+        return table

@@ -27,7 +27,8 @@ EDGES_MS: NDArray[np.float64] = (
 def bin_of(ns: ArrayLike) -> NDArray[np.int64]:
     """Return the bins of times in ns, as the kernels count them."""
     bits = np.maximum(np.asarray(ns, np.int64), 1).astype(np.float64).view(np.int64)
-    return np.minimum((bits >> SHIFT) - FIRST, BINS - 1)
+    bins: NDArray[np.int64] = np.minimum((bits >> SHIFT) - FIRST, BINS - 1)
+    return bins
 
 
 def quantile_ms(counts: NDArray[np.int64], share: float) -> float:

@@ -25,9 +25,11 @@ NO_NUMBA = "ESCALADE_NO_NUMBA"
 try:
     if os.environ.get(NO_NUMBA):
         raise ImportError(NO_NUMBA)
-    import numba
+    import numba as _numba
 except ImportError:
-    numba = None
+    numba: Any = None
+else:
+    numba = _numba
 
 COMPILED = numba is not None
 """Whether kernels are compiled; without, a request takes about a thousand times as long."""

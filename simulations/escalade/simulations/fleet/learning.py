@@ -95,14 +95,11 @@ class Mailbox:
             ]
             for low, high in ranges:
                 device = np.arange(low, high, dtype=np.int64)
+                answered, in_time, escalated = (column[low:high] for column in counts)
+                kind = np.searchsorted(firsts, device, side="right") - 1
                 found.append(
                     Telemetry(
-                        now / 1e9,
-                        interval / 1e9,
-                        device,
-                        np.searchsorted(firsts, device, side="right") - 1,
-                        *(column[low:high] for column in counts),
-                        upstream_load=load[level],
+                        now / 1e9, interval / 1e9, device, kind, answered, in_time, escalated, upstream_load=load[level]
                     )
                 )
         return found

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import deque
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -200,7 +201,7 @@ class _Desk:
             fleet.stats.count[Count.WAIT_NS_0 + level] += now - one.at
             done = fleet.inferred_1 if level == 1 else fleet.inferred_2
             kind = INFERRED_1 if level == 1 else ANSWER
-            fleet.at(now + service, kind, one.cell, one.rid, lambda one=one: done(one))  # type: ignore[misc]
+            fleet.at(now + service, kind, one.cell, one.rid, partial(done, one))
         fleet.at(now + service, FREE, self.place, first.rid, self._freed)
 
     def _freed(self) -> None:
@@ -244,9 +245,9 @@ class _Reference:
         world = self.world
         for cell in range(world.cells):
             for rid, (t, device) in enumerate(self._arrivals(cell)):
-                self.at(t, INFERRED_0, cell, -1, lambda c=cell, r=rid, t=t, d=device: self._arrive(c, r, t, d))
-        for step in sorted({*range(world.interval, world.duration, world.interval)}
-                           | {*range(world.feedback, world.duration, world.feedback)}):  # fmt: skip
+                self.at(t, INFERRED_0, cell, -1, partial(self._arrive, cell, rid, t, device))
+        steps = {*range(world.interval, world.duration, world.interval)}
+        for step in sorted(steps | {*range(world.feedback, world.duration, world.feedback)}):
             self.at(step, CONTROL, 0, 0, self._control)
         while self._heap:
             self.now, _, _, _, _, what = heappop(self._heap)

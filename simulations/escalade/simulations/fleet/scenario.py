@@ -272,8 +272,8 @@ class Scenario(Section):
             raise ValueError("edge_servers.brownouts must ascend and not overlap")
         return self
 
-    def _periods(self) -> list[tuple[str, list[Any]]]:
-        found: list[tuple[str, list[Any]]] = [("edge_servers.brownouts", self.edge_servers.brownouts)]
+    def _periods(self) -> list[tuple[str, tuple[Period, ...]]]:
+        found: list[tuple[str, tuple[Period, ...]]] = [("edge_servers.brownouts", self.edge_servers.brownouts)]
         for where, one in (
             ("links.access.outages", self.links.access.outages),
             ("links.uplink.outages", self.links.uplink.outages),

@@ -150,7 +150,7 @@ def _tally(
                 hist[Hist.CORRECTION, bin_of_one(took)] += 1
                 series[row, Series.CORRECTED] += 1
             continue
-        right, place = 0, ended[i, Ended.ROW]
+        right, place = np.int64(0), ended[i, Ended.ROW]
         if tier == 0:
             right = np.int64(right_0[place])
         elif tier == 1:

@@ -197,7 +197,8 @@ def recorded_times(world: World, arrivals: Replay, kind: int) -> NDArray[np.int6
     if (np.diff(times) < 0).any():
         raise ConfigError(f"{name} does not ascend: sort the rows by time", key=key)
     when = np.rint((times - times[0]) / arrivals.speed * 1e9).astype(np.int64)
-    return when[when < world.duration]
+    inside: NDArray[np.int64] = when[when < world.duration]
+    return inside
 
 
 def _daily(arrivals: Daily, duration: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

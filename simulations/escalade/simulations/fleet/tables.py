@@ -75,11 +75,12 @@ def score_tables(scenario: Scenario) -> tuple[ScoreTable, ...]:
             parts.append(new)
         tables.append(
             ScoreTable(
-                *(
-                    np.concatenate([getattr(part, column) for part in parts])
-                    for column in ("score", "right", "label", "truth", "posterior")
-                ),
-                samples=base[level].samples,
+                np.concatenate([part.score for part in parts]),
+                np.concatenate([part.right for part in parts]),
+                np.concatenate([part.label for part in parts]),
+                np.concatenate([part.truth for part in parts]),
+                np.concatenate([part.posterior for part in parts]),
+                base[level].samples,
             )
         )
     return tuple(tables)

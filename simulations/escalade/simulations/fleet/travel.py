@@ -53,7 +53,9 @@ def _delay(
 
 
 @inline
-def _leave(rows: Any, i: Any, when: Any, sent: Any, delay: Any, hop: Any, count: Any, hist: Any, series: Any, interval: Any) -> None:  # fmt: skip
+def _leave(
+    rows: Any, i: Any, when: Any, sent: Any, delay: Any, hop: Any, count: Any, hist: Any, series: Any, interval: Any
+) -> None:  # fmt: skip
     """Let a message go onto the air at a time: it arrives, or is lost."""
     if delay < 0:
         rows[i, Up.STATUS] = Status.LOST

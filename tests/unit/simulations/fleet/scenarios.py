@@ -123,5 +123,8 @@ def scenarios(draw: st.DrawFn) -> dict[str, Any]:
         "links": {"access": draw(links()), "uplink": draw(links())},
         "rollouts": draw(st.sampled_from([[], [rollout]])),
         "control": {"interval_s": 0.5, "feedback_s": draw(st.sampled_from([0.25, 0.5])), "audit_share": 0.2},
-        "engine": {"cell_endpoints": draw(st.sampled_from([4, 100])), "window_s": draw(st.sampled_from([0.07, 0.5, 9.0]))},
+        "engine": {
+            "cell_endpoints": draw(st.sampled_from([4, 100])),
+            "window_s": draw(st.sampled_from([0.07, 0.5, 9.0])),
+        },
     }

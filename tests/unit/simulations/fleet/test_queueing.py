@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import factorial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def test_rates_of_arrivals_are_those_asked_for() -> None:
         ({"kind": "daily", "rate_hz": [0.1, 0.9], "day_s": 200}, 0.5),
         ({"kind": "bursts", "rate_hz": 0.1, "burst_rate_hz": 1.0, "quiet_s": 8, "burst_s": 2}, 0.28),
     ):
-        scenario = queueing(duration_s=1000.0)
-        (one,) = scenario["endpoints"]  # type: ignore[misc]
-        result = run(scenario | {"endpoints": [one | {"arrivals": arrivals, "policy": {"name": "AlwaysAccept"}}]})  # type: ignore[operator]
+        one: Any = queueing()["endpoints"]
+        endpoints = [one[0] | {"arrivals": arrivals, "policy": {"name": "AlwaysAccept"}}]
+        result = run(queueing(duration_s=1000.0, endpoints=endpoints))
         assert result.requests / 1000 / 500 == pytest.approx(rate, rel=0.15 if arrivals["kind"] == "bursts" else 0.01)

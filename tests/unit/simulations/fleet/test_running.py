@@ -74,7 +74,10 @@ def test_stopping_returns_what_was_done() -> None:
     data = queueing(duration_s=200.0, engine={"window_s": 20})
     seen = []
     result = simulate(
-        parse_scenario(data), backend="serial", progress=lambda one: seen.append(one.time_s), stop=lambda: len(seen) == 3
+        parse_scenario(data),
+        backend="serial",
+        progress=lambda one: seen.append(one.time_s),
+        stop=lambda: len(seen) == 3,
     )
     assert seen == [20.0, 40.0, 60.0]
     assert (result.simulated_s, result.complete) == (60.0, False)

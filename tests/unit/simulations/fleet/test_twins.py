@@ -8,12 +8,12 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from escalade.simulations.fleet import parse_scenario
 from escalade.simulations.fleet.circuit import CLOSED, HALF_OPEN, OPEN, Circuits, allows, ended
 from escalade.simulations.fleet.compiled import World
 from escalade.simulations.fleet.draws import Purpose, keys, uniform
 from escalade.simulations.fleet.intervals import Intervals
 from escalade.simulations.fleet.local import budget
-from escalade.simulations.fleet import parse_scenario
 from escalade.simulations.fleet.result import Stats
 from escalade.simulations.fleet.rows import UP, Status, Up
 from escalade.simulations.fleet.travel import Links, queue_up
@@ -25,9 +25,7 @@ from escalade.tiers.outbox.order import Entry, Order, OutboxLimits
 STATES = {Circuit.CLOSED: CLOSED, Circuit.OPEN: OPEN, Circuit.HALF_OPEN: HALF_OPEN}
 
 
-@given(
-    st.integers(-(10**9), 10**13), st.integers(0, 10**9), st.integers(1, 10**12)
-)
+@given(st.integers(-(10**9), 10**13), st.integers(0, 10**9), st.integers(1, 10**12))
 def test_the_deadline_is_split_as_in_the_tiers(left: int, reserve: int, timeout: int) -> None:
     """To the nanosecond, rounded down."""
     assert budget(left, reserve, timeout) == math.floor(upstream_budget_s(left, reserve, timeout))
@@ -37,9 +35,7 @@ def test_the_deadline_is_split_as_in_the_tiers(left: int, reserve: int, timeout:
 def test_the_breaker_opens_and_closes_as_in_the_tiers(calls: list[tuple[int, bool]], failures: int) -> None:
     """The same calls pass, and the same states follow, call by call."""
     key, opened = keys(3, 1)[0, Purpose.BREAKER_1], iter(range(1000))
-    real = Breaker(
-        failures=failures, wait_s=100.0, max_wait_s=350.0, uniform=lambda: float(uniform(key, next(opened)))
-    )
+    real = Breaker(failures=failures, wait_s=100.0, max_wait_s=350.0, uniform=lambda: float(uniform(key, next(opened))))
     twin, now = Circuits.closed(1, 100.0), 0
     for after, good in calls:
         now += after
@@ -54,9 +50,7 @@ def test_the_breaker_opens_and_closes_as_in_the_tiers(calls: list[tuple[int, boo
         assert twin.state[0] == STATES[real.state]
 
 
-@given(
-    st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(1, 5), st.sampled_from([0, 1000, 2500])
-)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(1, 5), st.sampled_from([0, 1000, 2500]))
 def test_a_waiting_link_keeps_and_evicts_what_the_outbox_would(gaps: list[int], kept: int, byte_ns: int) -> None:
     """One device, one priority: the same messages leave, in the same order, and the same are given up."""
     down = Intervals(np.array([0, 1]), np.array([2000]), np.array([9000]))
@@ -91,7 +85,7 @@ def test_a_waiting_link_keeps_and_evicts_what_the_outbox_would(gaps: list[int], 
             for end, entry in [one for one in flying if one[0] <= until]:
                 flying.remove((end, entry))
                 outbox.done(entry.seq)
-            waiting = [entry for entry in _waiting(outbox)]
+            waiting = _waiting(outbox)
             if not waiting:
                 return
             begin = max(free, int(waiting[0].since))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from escalade.cli.policy.inputs import make_folder
 from escalade.simulations.fleet import load_scenario
+from escalade.simulations.fleet.jit import COMPILED
 from escalade.simulations.fleet.shipped import find, first_line, shipped
 from escalade.tiers.errors import SetupError
 
@@ -30,6 +31,8 @@ def run_simulate(arguments: argparse.Namespace) -> int:
     """
     if arguments.action == "list":
         return list_shipped()
+    if not COMPILED:
+        warn(["without numba this takes about a thousand times as long; in a checkout: pip install '.[sim]'"])
     if arguments.ray_address and arguments.backend != "ray":
         raise SetupError("--ray-address needs --backend ray")
     if arguments.action == "run":

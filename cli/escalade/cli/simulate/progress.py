@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from escalade.simulations.fleet.protocol import Progress
 
+STARTING = "starting; the first run ever compiles, for about half a minute"
 LINE_S = 5.0
 """Wall time between plain lines."""
 
@@ -81,4 +82,4 @@ def _bar(label: str) -> tuple[Any, Any]:
         console=console,
         transient=True,
     )
-    return bar, bar.add_task(label, total=None, facts="")
+    return bar, bar.add_task(label, total=None, facts=STARTING)

@@ -105,7 +105,7 @@ async def test_a_built_in_decides_alike_in_service_simulator_and_replay(
     shifted = [values + np.float32(3.0) for values in logits]  # else they would be taken for probabilities
     table = tmp_path / "table.npz"
     labels = trace(500).labels
-    np.savez(table, y_test=labels, **{f"t{tier + 1}_test": values for tier, values in enumerate(shifted)})
+    np.savez(table, y_test=labels, t1_test=shifted[0], t2_test=shifted[1], t3_test=shifted[2])
     rows, simulator = simulated(build(name, number), table)
     assert len(rows) == ROWS
     assert rows.posterior is not None

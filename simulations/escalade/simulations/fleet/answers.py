@@ -20,7 +20,8 @@ from escalade.simulations.fleet.sink import AT_UP, put_end, put_fed
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from escalade.simulations.fleet.compiled import World
+    from escalade.simulations.fleet.compiled import Desk, World
+    from escalade.simulations.fleet.sink import Sink
 
 
 def ways_back(world: World, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -146,58 +147,44 @@ def _turned_away(sink_ended: Any, sink_fed: Any, sink_size: Any, rows: Any, back
 
 
 def settle_edge(
-    edge: Any,
-    sink: Any,
-    count: Any,
-    series: Any,
-    interval: Any,
-    rows: Any,
-    back: Any,
-    action: Any,
-    propensity: Any,
-    up: Any,
+    edge: Desk,
+    latency: NDArray[np.int64],
+    keys: NDArray[np.uint64],
+    sink: Sink,
+    count: NDArray[np.int64],
+    series: NDArray[np.int64],
+    interval: int,
+    rows: NDArray[np.int64],
+    which: NDArray[np.intp],
+    action: NDArray[np.int8],
+    propensity: NDArray[np.int64],
+    up: NDArray[np.int64],
 ) -> None:
-    """Carry out the edge nodes' decisions: put down what ends here, append what goes up to `up`, ``[room, UP]``."""
+    """Carry out the edge nodes' decisions on the rows `which`.
+
+    What ends here is put down, what goes up is appended to `up`, int64 ``[room, UP]``.
+    """
     _settle_edge(
-        edge.reserve,
-        edge.size,
-        edge.timeout,
-        sink.ended,
-        sink.fed,
-        sink.size,
-        count,
-        series,
-        interval,
-        rows,
-        back,
-        action,
-        propensity,
-        up,
-    )
+        edge.reserve, edge.timeout, edge.size, latency, keys, sink.ended, sink.fed, sink.size, count, series, interval,
+        rows, which, action, propensity, up,
+    )  # fmt: skip
 
 
 @kernel
 def _settle_edge(
-    edge_reserve: Any,
-    edge_size: Any,
-    edge_timeout: Any,
-    sink_ended: Any,
-    sink_fed: Any,
-    sink_size: Any,
-    count: Any,
-    series: Any,
-    interval: Any,
-    rows: Any,
-    back: Any,
-    action: Any,
-    propensity: Any,
-    up: Any,
-) -> None:
-    ended, fed, size = sink_ended, sink_fed, sink_size
-    reserve, timeout, bytes_up, last = edge_reserve, edge_timeout, edge_size, series.shape[0] - 1
-    for i in range(action.shape[0]):
-        what, end, row = action[i], rows[i, Up.END], rows[i, Up.ROW_1]
-        rows[i, Up.PROPENSITY_1] = propensity[i] if propensity.shape[0] > 0 else 0
+    reserve: Any, timeout: Any, bytes_up: Any, latency: Any, keys: Any, ended: Any, fed: Any, size: Any, count: Any,
+    series: Any, interval: Any, rows: Any, which: Any, action: Any, propensity: Any, up: Any,
+) -> None:  # fmt: skip
+    last, learns = series.shape[0] - 1, fed.shape[0] > 0
+    for place in range(action.shape[0]):
+        i, what = which[place], action[place]
+        end, row = rows[i, Up.END], rows[i, Up.ROW_1]
+        rows[i, Up.PROPENSITY_1] = propensity[place] if propensity.shape[0] > 0 else 0
+        back = drawn(latency, 0, keys[rows[i, Up.CELL], Purpose.ACCESS_DOWN], rows[i, Up.RID])
+        in_time = rows[i, Up.FLAGS] & ANSWERED_0 == 0 and end + back <= rows[i, Up.LIMIT_0]
+        if what == ACCEPT and in_time and not learns:  # most of all
+            _end(rows, i, ended, size, 1, Reason.OK, end + back, row)
+            continue
         tier, why, told, done, limit = 1, Reason.OK, ACCEPT, True, NO_LIMIT
         if what == ABSTAIN:
             tier, why, told = -1, Reason.ABSTAINED, ABSTAIN
@@ -213,7 +200,7 @@ def _settle_edge(
                 done, limit = False, end + (allowed if allowed > 0 else timeout)
         if done:
             _fed_1(rows, i, fed, size, told, end, end, -1, 0)
-            _deliver(rows, i, ended, fed, size, end + back[i], tier, why, row)
+            _deliver(rows, i, ended, fed, size, end + back, tier, why, row)
             if what != DEFER:
                 continue
             rows[i, Up.FLAGS] |= ANSWERED_1

@@ -78,9 +78,10 @@ class Book:
         self.out.requests = len(t)
         self.stats.count[0] += len(t)
         if len(t):
-            rows = np.minimum(t // self._world.interval, len(self.stats.series) - 1)
-            counts = np.bincount(rows - rows[0])
-            self.stats.series[rows[0] : rows[0] + len(counts), Series.ARRIVED] += counts
+            interval = self._world.interval
+            first, last = int(t[0]) // interval, int(t[-1]) // interval
+            ends = np.searchsorted(t, np.arange(first + 1, last + 2) * interval)
+            self.stats.series[first : last + 1, Series.ARRIVED] += np.diff(ends, prepend=0)
 
     def escalated(
         self,

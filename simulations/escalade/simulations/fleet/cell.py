@@ -203,8 +203,9 @@ class Cell:
             return left
 
         batch = LazyBatch(
-            table.score[rows[Local.ROW]],
+            n,
             {
+                "score": lambda: table.score[rows[Local.ROW]],
                 "posterior": lambda: table.posterior[rows[Local.ROW]],
                 "time_s": lambda: rows[Local.END] / 1e9,
                 "uniform": lambda: uniforms(self.place.keys[Purpose.UNIFORM_0], rows[Local.RID]),
@@ -214,8 +215,11 @@ class Cell:
                 "device": lambda: self.devices.number[rows[Local.DEVICE]],
             },
         )
-        late = None if deadline >= FAR else rows[Local.T] + deadline <= rows[Local.END]
-        return self._deciders[kind].decide(batch, rows[Local.DEVICE], rows[Local.END], rows[Local.RID], late)
+        decider = self._deciders[kind]
+        if not decider.remembers:
+            return decider.decide(batch)
+        late = rows[Local.T] + min(deadline, FAR >> 1) <= rows[Local.END]
+        return decider.decide_in_order(batch, rows[Local.DEVICE], rows[Local.END], rows[Local.RID], late)
 
     def _over(self, world: World, rows: Rows, t1: int, book: Book, *, hop: int) -> Rows:
         """Send rows over a hop; return those that arrive, sooner or later, and keep those that wait."""
@@ -249,41 +253,61 @@ class Cell:
         served = (end >= 0) & (status == Status.DONE)
         gone = (end >= 0) & ~served
         over = served & (end < t1)
-        decided = rows[over]
-        self._to_edge = rows[~(over | gone)]
-        action, propensity = self._decide_1(world, control, decided)
+        which = np.flatnonzero(over)
+        action, propensity = self._decide_1(world, control, rows, which)
         going = action == local.ESCALATE
-        number = decided[:, Up.NUMBER]
-        book.escalated(1, number, None, decided[:, Up.END], going)
+        if book.asked.outcomes:
+            book.escalated(1, rows[which, Up.NUMBER], None, rows[which, Up.END], going)
         up = np.empty((int(np.count_nonzero(going) + np.count_nonzero(action == local.DEFER)), UP), np.int64)
         chances = propensity.view(np.int64) if book.asked.fed else np.empty(0, np.int64)
         sink = book.sink(len(rows))
         if gone.any():
             away = rows[gone]
             answers.turned_away(sink, away, answers.ways_back(world, away))
-        back = answers.ways_back(world, decided)
         answers.settle_edge(
-            world.edge, sink, book.stats.count, book.stats.series, world.interval, decided, back, action, chances, up
+            world.edge,
+            world.access.latency,
+            world.keys,
+            sink,
+            book.stats.count,
+            book.stats.series,
+            world.interval,
+            rows,
+            which,
+            action,
+            chances,
+            up,
         )
         book.close(sink)
+        self._to_edge = rows[~(over | gone)]
         return up[: sink.size[AT_UP]]
 
-    def _decide_1(self, world: World, control: Control, rows: Rows) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
-        table, n = world.tables[1], len(rows)
+    def _decide_1(
+        self, world: World, control: Control, rows: Rows, which: NDArray[np.intp]
+    ) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+        table, n = world.tables[1], len(which)
         if not n:
             return np.empty(0, np.int8), np.empty(0)
-        unlimited = rows[:, Up.LIMIT_0] >= FAR
+
+        def remaining() -> NDArray[np.float64]:
+            limit = rows[which, Up.LIMIT_0]
+            return np.where(limit >= FAR, np.inf, (limit - rows[which, Up.END]) / 1e6)
+
         batch = LazyBatch(
-            table.score[rows[:, Up.ROW_1]],
+            n,
             {
-                "posterior": lambda: table.posterior[rows[:, Up.ROW_1]],
-                "time_s": lambda: rows[:, Up.END] / 1e9,
-                "uniform": lambda: uniforms(self.place.keys[Purpose.UNIFORM_1], rows[:, Up.RID]),
-                "remaining_ms": lambda: np.where(unlimited, np.inf, (rows[:, Up.LIMIT_0] - rows[:, Up.END]) / 1e6),
+                "score": lambda: table.score[rows[which, Up.ROW_1]],
+                "posterior": lambda: table.posterior[rows[which, Up.ROW_1]],
+                "time_s": lambda: rows[which, Up.END] / 1e9,
+                "uniform": lambda: uniforms(self.place.keys[Purpose.UNIFORM_1], rows[which, Up.RID]),
+                "remaining_ms": remaining,
                 "bytes_up": lambda: repeated(world.edge.size, n, whole=True),
                 "upstream_ms": lambda: repeated(control.upstream_ms[1], n),
-                "device": lambda: rows[:, Up.NUMBER].copy(),
+                "device": lambda: rows[which, Up.NUMBER],
             },
         )
-        late = (rows[:, Up.LIMIT_0] <= rows[:, Up.END]) & (rows[:, Up.AT] <= rows[:, Up.LIMIT_0])
-        return self._edge_decider.decide(batch, rows[:, Up.NODE], rows[:, Up.END], rows[:, Up.RID], late)
+        if not self._edge_decider.remembers:
+            return self._edge_decider.decide(batch)
+        limit, end, at = rows[which, Up.LIMIT_0], rows[which, Up.END], rows[which, Up.AT]
+        late = (limit <= end) & (at <= limit)
+        return self._edge_decider.decide_in_order(batch, rows[which, Up.NODE], end, rows[which, Up.RID], late)

@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-NAMES = ("posterior", "time_s", "uniform", "remaining_ms", "bytes_up", "upstream_ms", "device")
+NAMES = ("score", "posterior", "time_s", "uniform", "remaining_ms", "bytes_up", "upstream_ms", "device")
 
 
 class LazyBatch(Batch):
-    """A `Batch` whose columns but the score come from functions, each called at most once.
+    """A `Batch` whose columns come from functions, each called at most once.
 
     What is made of it with `take` or `dataclasses.replace` is a plain `Batch`.
     """
 
-    __slots__ = ("_made", "_makers", "_score")
+    __slots__ = ("_made", "_makers", "_rows")
 
-    _score: NDArray[np.float32]
+    _rows: int
     _makers: dict[str, Callable[[], Any]]
     _made: dict[str, Any]
 
@@ -35,16 +35,16 @@ class LazyBatch(Batch):
         """Make a plain batch where all columns are given, as `dataclasses.replace` does."""
         return Batch(**columns) if columns else super().__new__(cls)
 
-    def __init__(self, score: NDArray[np.float32], makers: dict[str, Callable[[], Any]]) -> None:
-        object.__setattr__(self, "_score", score)
+    def __init__(self, rows: int, makers: dict[str, Callable[[], Any]]) -> None:
+        object.__setattr__(self, "_rows", rows)
         object.__setattr__(self, "_makers", makers)
         object.__setattr__(self, "_made", {})
 
     def __len__(self) -> int:
-        return len(self._score)
+        return self._rows
 
     def __reduce__(self) -> Any:
-        return Batch, (self.score, *(getattr(self, name) for name in NAMES))
+        return Batch, tuple(getattr(self, name) for name in NAMES)
 
     def _get(self, name: str) -> Any:
         if name not in self._made:
@@ -61,7 +61,6 @@ def _column(name: str) -> property:
     return property(lambda batch: batch._get(name), doc=f"The column {name}; see `Batch`.")
 
 
-setattr(LazyBatch, "score", property(lambda batch: batch._score))  # noqa: B010  # in the place of the slot
 for _name in NAMES:
     setattr(LazyBatch, _name, _column(_name))
 

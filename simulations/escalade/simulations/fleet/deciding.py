@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from escalade.policies import Batch, Policy
     from escalade.simulations.fleet.columns import LazyBatch
 
+    Decided = tuple[NDArray[np.int8], NDArray[np.float64]]
+
 
 class PolicyRaisedError(Exception):
     """A policy raised; the run ends and says so."""
@@ -58,56 +60,63 @@ class Decider:
         """Take over what is in force from now on; units keep their memories."""
         self.policy = policy
 
-    def decide(
+    @property
+    def remembers(self) -> bool:
+        """Whether the policy has a memory of its decisions: `decide_in_order` is then to be called."""
+        assert self.policy is not None
+        return self.policy.sequential
+
+    def decide(self, batch: LazyBatch) -> Decided:
+        """Return actions and propensities of a policy without a memory."""
+        assert self.policy is not None
+        try:
+            return _checked(self.policy.decide(batch), len(batch))
+        except Exception as error:
+            raise PolicyRaisedError(failure_of(error, self.tier, self.cell, "decide", batch, 0.0)) from error
+
+    def decide_in_order(
         self,
         batch: LazyBatch,
         unit: NDArray[np.int64],
         when: NDArray[np.int64],
         number: NDArray[np.int64],
-        infeasible: NDArray[np.bool_] | None,
-    ) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
-        """Return actions and propensities.
+        infeasible: NDArray[np.bool_],
+    ) -> Decided:
+        """Return actions and propensities of one with a memory, which is told what is done.
 
         Parameters
         ----------
         unit, when, number
-            int64 ``[B]``: of a sequential policy, whose memory, and the order.
+            int64 ``[B]``: whose memory, and the order.
         infeasible
             Bool ``[B]``: what cannot be sent up whatever is decided: `commit` is told of an answer instead.
         """
         policy = self.policy
         assert policy is not None
-        call = "decide"
-        rows: Batch = batch
+        call, rows = "decide", batch.take(slice(None))
+        everything = rows
+        action, propensity = np.empty(len(batch), np.int8), np.empty(len(batch))
+        order = np.lexsort((number, when, unit))
+        starts = np.flatnonzero(np.diff(unit[order], prepend=-1))
         try:
-            if not policy.sequential:
-                return _checked(policy.decide(batch), len(batch))
-            action = np.empty(len(batch), np.int8)
-            propensity = np.empty(len(batch))
-            order = np.lexsort((number, when, unit))
-            starts = np.flatnonzero(np.diff(unit[order], prepend=-1))
-            for part in np.split(order, starts[1:]):
+            for part in np.split(order, starts[1:]) if len(order) else []:
                 owner = int(unit[part[0]])
                 if owner not in self.memories:
                     self.memories[owner] = copy.deepcopy(policy)
                 mine = self.memories[owner]
                 # What is done must be what was decided for a whole part to be decided at once.
-                masked = infeasible is not None and infeasible[part].any()
-                pieces = np.split(part, len(part)) if masked else [part]
-                for piece in pieces:
-                    call, rows = "decide", batch.take(piece)
+                for piece in np.split(part, len(part)) if infeasible[part].any() else [part]:
+                    call, rows = "decide", everything.take(piece)
                     action[piece], propensity[piece] = _checked(mine.decide(rows), len(piece))
-                    done = action[piece]
-                    if infeasible is not None:
-                        done = np.where(infeasible[piece] & (done != Action.ABSTAIN), np.int8(Action.ACCEPT), done)
+                    masked = infeasible[piece] & (action[piece] != Action.ABSTAIN)
                     call = "commit"
-                    mine.commit(rows, done)
+                    mine.commit(rows, np.where(masked, np.int8(Action.ACCEPT), action[piece]))
         except Exception as error:
             raise PolicyRaisedError(failure_of(error, self.tier, self.cell, call, rows, 0.0)) from error
         return action, propensity
 
 
-def _checked(decided: object, rows: int) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+def _checked(decided: object, rows: int) -> Decided:
     action = np.ascontiguousarray(decided.action, np.int8)  # type: ignore[attr-defined]
     if action.shape != (rows,) or (rows and (action.min() < 0 or action.max() > max(Action))):
         raise ValueError(f"decide returned actions {decided.action!r} for {rows} rows")  # type: ignore[attr-defined]

@@ -163,10 +163,11 @@ def _serve(
     free, begun, turn, upgrade = units_free, units_begun, units_turn, units_upgrade
     first, down, back = units_failures_first, units_failures_start, units_failures_end
     bound, last = begun.shape[1], series.shape[0] - 1
+    fails, slows, alone = first.shape[0] > 1, slow_from.shape[0] > 0, free.shape[1] == 1
     for place in range(order.shape[0]):
         i = order[place]
         unit, at = unit_of[rows[i, node_at]], rows[i, Up.AT]
-        if up_again(first, down, back, unit, at) != at:
+        if fails and up_again(first, down, back, unit, at) != at:
             rows[i, Up.STATUS] = Status.DOWN
             rows[i, Up.END] = at
             continue
@@ -183,8 +184,12 @@ def _serve(
             rows[i, Up.END] = start
             continue
         service = drawn(tables, 0, keys[rows[i, Up.CELL], purpose], rows[i, Up.RID])
-        service = _slowed(slow_from, slow_to, slowdown, service, start)
-        _occupy(free, unit, start + service)
+        if slows:
+            service = _slowed(slow_from, slow_to, slowdown, service, start)
+        if alone:
+            free[unit, 0] = start + service
+        else:
+            _occupy(free, unit, start + service)
         rows[i, Up.STATUS] = Status.DONE
         rows[i, Up.END] = start + service
         rows[i, row_at] = _row(rows[i, Up.ROW_0], samples, at >= upgrade[unit])

@@ -159,14 +159,14 @@ def _infer(
     first, start_away, end_away = devices_away_first, devices_away_start, devices_away_end
     throttled, busy, ended, size = devices_throttled, devices_busy, sink_ended, sink_size
     single = kinds_slo.shape[0] == 1
-    heats = busy.shape[0] > 0
+    heats, churns = busy.shape[0] > 0, first.shape[0] > 1
     kind = 0
     for i in range(t.shape[0]):
         when, d, rid = t[i], device[i], first_rid + i
         if not single:
             kind = kind_of[d]
-        by_class[kind, Class.ARRIVED] += 1
-        if up_again(first, start_away, end_away, d, when) != when:
+            by_class[kind, Class.ARRIVED] += 1
+        if churns and up_again(first, start_away, end_away, d, when) != when:
             put_end(ended, size, cell, rid, when, number[d], kind, -1, Reason.OFFLINE, when, 0, -1)
             continue
         if shares[kind] < 1.0 and uniform(trigger_key, rid) >= shares[kind]:
@@ -201,6 +201,8 @@ def _infer(
             later[Local.SERVICE, n_later] = service
             later[Local.END, n_later] = end
             n_later += 1
+    if single:
+        by_class[0, Class.ARRIVED] += t.shape[0]
     return n_ready, n_later
 
 
@@ -425,17 +427,19 @@ def _settle(
         took = end - when
         place = bin_of_one(took)
         hist[Hist.LOCAL, place] += 1
-        by_class[kind, Class.SERVED] += 1
-        by_class[kind, Class.BUSY_NS] += service
+        if not single:
+            by_class[kind, Class.SERVED] += 1
+            by_class[kind, Class.BUSY_NS] += service
         if what == ACCEPT and not each:
             good = np.int64(right[row])
             slow = 1 if took > slos[kind] else 0
             code = np.uint64((Reason.OK << 8) | (1 << 4) | good)
             total += mix(mix(hash_key + np.uint64(rid) * GOLDEN + code) ^ np.uint64(end))
             hist[Hist.ENDPOINT, place] += 1
-            by_class[kind, Class.ANSWERED] += 1
-            by_class[kind, Class.CORRECT] += good
-            by_class[kind, Class.LATE] += slow
+            if not single:
+                by_class[kind, Class.ANSWERED] += 1
+                by_class[kind, Class.CORRECT] += good
+                by_class[kind, Class.LATE] += slow
             took_all += took
             accepted += 1
             correct += good
@@ -494,6 +498,12 @@ def _settle(
     series[at, Series.ANSWERED_0] += accepted - accepted_0
     series[at, Series.CORRECT] += correct - correct_0
     series[at, Series.LATE] += late - late_0
+    if single:
+        by_class[0, Class.SERVED] += served
+        by_class[0, Class.BUSY_NS] += busy
+        by_class[0, Class.ANSWERED] += accepted
+        by_class[0, Class.CORRECT] += correct
+        by_class[0, Class.LATE] += late
     count[Count.BUSY_NS_0] += busy
     count[Count.WAIT_NS_0] += waited
     count[Count.SERVED_0] += served

@@ -83,6 +83,7 @@ def _sample(world: World, level: int) -> LazyBatch:
     table = world.tables[level]
     rows = np.arange(min(16, table.samples))
     columns = {
+        "score": table.score[rows],
         "posterior": table.posterior[rows],
         "time_s": np.zeros(len(rows)),
         "uniform": (rows + 0.5) / len(rows),
@@ -91,7 +92,7 @@ def _sample(world: World, level: int) -> LazyBatch:
         "upstream_ms": np.full(len(rows), 20.0),
         "device": rows.astype(np.int64),
     }
-    return LazyBatch(table.score[rows], {name: _constant(columns[name]) for name in NAMES})
+    return LazyBatch(len(rows), {name: _constant(columns[name]) for name in NAMES})
 
 
 def _constant(value: object) -> Callable[[], object]:

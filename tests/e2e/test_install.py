@@ -53,6 +53,18 @@ def test_the_installed_command_runs_outside_the_checkout(board: Path, tmp_path: 
     assert checked.stdout.startswith("tier.yaml: ok: edge_server, model 'model'")
 
 
+def test_the_shipped_scenarios_are_installed(board: Path, tmp_path: Path) -> None:
+    """They lie in the package: the command lists them and reads one, from any folder."""
+    listed = subprocess.run(
+        [board / "escalade", "simulate", "list"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert len(listed.stdout.splitlines()) == 6
+    wrong = ["simulate", "run", "factory-line", "--set", "edge_nodes.cont=1"]
+    ran = subprocess.run([board / "escalade", *wrong], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert "edge_nodes.cont" in ran.stderr
+
+
 def test_the_demo_says_what_it_needs(board: Path, tmp_path: Path) -> None:
     """Without the extra the demo is one line with the command that installs it."""
     ran = subprocess.run(

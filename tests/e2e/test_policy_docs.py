@@ -1,4 +1,4 @@
-"""The policy pages tell the truth: their commands run in order, their files are what the commands read.
+"""The pages about policies and simulation tell the truth: commands run in order, their files are what they read.
 
 A block in a page whose first line is a comment with a file's name is written to that file. Other ``python`` blocks
 are run (as doctests where they have prompts), ``sh`` blocks too, each page in a folder of its own.
@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted((ROOT / "docs" / "policies").glob("*.md"))
+POLICY_PAGES = sorted((ROOT / "docs" / "policies").glob("*.md"))
+PAGES = [*POLICY_PAGES, ROOT / "docs" / "simulation.md"]
 BIN = Path(sys.executable).parent
 
 Block = tuple[str, str]
@@ -74,7 +75,7 @@ def test_every_block_runs_in_order(page: Path, tmp_path: Path) -> None:
 def test_the_index_has_a_paragraph_for_every_page() -> None:
     """And every page is linked from it."""
     index = (ROOT / "docs" / "policies" / "README.md").read_text()
-    for page in PAGES:
+    for page in POLICY_PAGES:
         assert page.name == "README.md" or f"]({page.name})" in index, page.name
 
 

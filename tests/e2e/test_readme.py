@@ -137,6 +137,18 @@ def test_the_policy_commands_print_what_they_say(tmp_path: Path) -> None:
             assert line in ran.stdout + ran.stderr
 
 
+def test_the_fleet_example_prints_what_it_says(tmp_path: Path) -> None:
+    """Every line but the first, which says how long it took."""
+    command = "escalade simulate run smart-cameras --out runs/cameras"
+    shown = README.partition(f"{command}\n```\n\n```\n")[2].partition("```")[0].splitlines()
+    assert len(shown) > 5
+    ran = subprocess.run(
+        shlex.split(command), cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[1 : len(shown)] == shown[1:]
+
+
 def test_the_policy_example_is_the_shipped_one_and_keeps_the_rules() -> None:
     """The README shows examples/my_policy.py, of about twenty lines, and check_policy passes it."""
     source = (ROOT / "examples" / "my_policy.py").read_text()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from escalade.cli.policy.arguments import add_policy, add_record
+from escalade.cli.simulate.arguments import add_simulate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
 
     add_policy(commands)
     add_record(commands)
+    add_simulate(commands)
     fusion = commands.add_parser("fusion", help="compare the rules that fuse several nodes' views of one event")
     actions = fusion.add_subparsers(dest="action", required=True, metavar="ACTION")
     evaluate = actions.add_parser("evaluate", help="accuracy with all nodes well, one noisy, one stuck")
@@ -145,6 +147,10 @@ def _run(arguments: argparse.Namespace) -> int:
             from escalade.cli.policy.command import run_policy, run_record
 
             return run_policy(arguments) if arguments.command == "policy" else run_record(arguments)
+        if arguments.command == "simulate":
+            from escalade.cli.simulate.command import run_simulate
+
+            return run_simulate(arguments)
         if arguments.command == "status":
             from escalade.cli.status import show_status
 

@@ -1,6 +1,14 @@
-"""The frame of the report's page: its HTML and its style. Nothing in it is loaded from elsewhere."""
+"""The frame of the reports' pages: their HTML and their style. Nothing in them is loaded from elsewhere."""
 
 from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from escalade.simulations.html import marked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -16,7 +24,7 @@ PAGE = """<!doctype html>
 <h1>{title}</h1>
 <p class="facts">{facts}</p>
 {body}
-<footer>Written by <code>escalade policy</code>. Intervals are at 95 %, by the bootstrap over inputs.</footer>
+<footer>{footer}</footer>
 </main>
 </body>
 </html>
@@ -41,7 +49,7 @@ h2 { font-size: 1.12rem; margin: 40px 0 8px; }
 .facts { margin: 0 0 20px; } .how { font-size: .9rem; max-width: 72ch; margin: 6px 0 0; }
 .first { margin: 0 0 8px; font-weight: 600; overflow-wrap: anywhere; }
 .small { font-size: .8rem; display: block; white-space: nowrap; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(180px, 1fr)); gap: 12px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); gap: 12px; }
 .card { background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: 12px 14px; }
 .card .what { color: var(--soft); font-size: .85rem; } .card .big { font-size: 1.6rem; font-weight: 650; }
 .card .small { white-space: normal; line-height: 1.35; }
@@ -76,5 +84,24 @@ svg .axis { fill: var(--ink); font-size: 13px; } svg .note { fill: var(--ink); }
 .dot { width: 11px; height: 11px; border-radius: 50%; background: var(--c); } td .dot { margin-right: 7px; }
 .small-multiples { display: grid; grid-template-columns: repeat(auto-fit, minmax(250px, 1fr)); gap: 14px; }
 footer { margin-top: 44px; border-top: 1px solid var(--rule); padding-top: 12px; font-size: .85rem; }
+.band { fill: var(--c); opacity: .82; stroke: none; } .fault { fill: var(--bound); opacity: .16; }
+.box { display: inline-block; flex: none; width: 12px; height: 12px; background: var(--c); }
+.box.fault { --c: var(--bound); opacity: .35; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(430px, 100%), 1fr)); gap: 8px 24px; }
+figure.wide { max-width: none; }
+.topology .node { fill: var(--card); stroke: var(--c); stroke-width: 1.6; }
+.topology .head { fill: var(--ink); font-weight: 600; }
+.topology .wire, .topology .tip { fill: none; stroke: var(--soft); stroke-width: 1.4; }
+.topology .track { fill: var(--rule); } .topology .fill { fill: var(--c); }
+.say { border-left: 3px solid var(--bound); background: var(--card); padding: 8px 14px;
+  margin: 12px 0; overflow-wrap: anywhere; }
+.say pre, details pre { overflow-x: auto; font-size: .8rem; line-height: 1.4; margin: 8px 0; }
+summary { cursor: pointer; color: var(--soft); margin-top: 20px; }
 @media print { .card { break-inside: avoid; } section { break-inside: avoid; } }
 """
+
+
+def page(title: str, facts: str, sections: Iterable[str], footer: str) -> str:
+    """Return a whole page: `facts` and `sections` are HTML, title and footer text."""
+    body = "\n".join(filter(None, sections))
+    return PAGE.format(title=escape(title), style=STYLE, facts=facts, body=body, footer=marked(footer))

@@ -10,9 +10,10 @@ import numpy as np
 
 from escalade.policies import ENERGY, ENTROPY, MARGIN, MAX_PROB, expected_calibration_error
 from escalade.policies.bounds import upper_bound
+from escalade.simulations import html
 from escalade.simulations.evaluate import curve
 from escalade.simulations.oracle import oracle_curve
-from escalade.simulations.page import PAGE, STYLE
+from escalade.simulations.page import page
 from escalade.simulations.svg import Chart, span
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 STYLES = ("p0", "p1", "p2", "p3", "p4", "p5")
 """CSS classes of the policies, in their order."""
+
+FOOTER = "Written by `escalade policy`. Intervals are at 95 %, by the bootstrap over inputs."
 
 RISK_POINTS = 60
 GRID = 48
@@ -61,17 +64,19 @@ def render(
         _cards(evaluations[0], named=len(evaluations) > 1),
         _table(evaluations, trace),
         _differences(evaluations, differences),
-        _section("Accuracy against escalation", _escalation(trace, conditions, scores, evaluations), ESCALATION_NOTE),
-        _section("Accuracy against cost", _cost(trace, conditions, scores, evaluations), COST_NOTE),
-        _section("What the confidence is worth", _reliability(trace), RELIABILITY_NOTE),
-        _section(
+        html.section(
+            "Accuracy against escalation", _escalation(trace, conditions, scores, evaluations), ESCALATION_NOTE
+        ),
+        html.section("Accuracy against cost", _cost(trace, conditions, scores, evaluations), COST_NOTE),
+        html.section("What the confidence is worth", _reliability(trace), RELIABILITY_NOTE),
+        html.section(
             "What is given up against the top tier", _risk(trace, conditions, evaluations, alpha, delta), RISK_NOTE
         ),
     ]
     title = evaluations[0].name if len(evaluations) == 1 else f"{len(evaluations)} policies side by side"
     facts = f"{escape(source)} · {len(trace)} inputs · {trace.tiers} tiers · {trace.classes} classes"
     facts += f" · score {escape(conditions.score.name)} · seed {conditions.seed}"
-    return PAGE.format(title=escape(title), style=STYLE, facts=facts, body="\n".join(filter(None, sections)))
+    return page(title, facts, sections, FOOTER)
 
 
 ESCALATION_NOTE = (
@@ -98,34 +103,28 @@ RISK_NOTE = (
 )
 
 
-def _section(title: str, content: str, note: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{content}<p class='how'>{_marked(note)}</p></section>"
-
-
 def _cards(one: Evaluation, *, named: bool) -> str:
     top = one.facts["accuracy_top"]
     oracle, gap = one.facts["oracle"], one.facts["gap_to_oracle"]["relative_cost"]
-    cards = [
-        ("accuracy", _pct(one.accuracy), f"{_span(one.intervals['correct'])}; the top tier alone {_pct(top)}"),
+    boxes = [
+        (
+            "accuracy",
+            html.percent(one.accuracy),
+            f"{_span(one.intervals['correct'])}; the top tier alone {html.percent(top)}",
+        ),
         (
             "relative cost",
             f"{one.relative_cost:.3f}",
             f"{_plain(one.intervals['relative_cost'])}; the top tier alone 1",
         ),
-        ("given up", _pct(one.values["given_up"], 2), f"{_span(one.intervals['given_up'], 2)} of accuracy"),
+        ("given up", html.percent(one.values["given_up"], 2), f"{_span(one.intervals['given_up'], 2)} of accuracy"),
         (
             "dearer than the oracle",
             f"+{gap:.3f}" if gap == gap else "-",
             f"which needs {oracle['relative_cost_at_the_same_accuracy']:.3f} for the same accuracy",
         ),
     ]
-    boxes = "".join(
-        f"<div class='card'><div class='what'>{what}</div><div class='big'>{value}</div>"
-        f"<div class='small'>{more}</div></div>"
-        for what, value, more in cards
-    )
-    name = f"<p class='first'>{escape(one.name)}</p>" if named else ""
-    return f"<section>{name}<div class='cards'>{boxes}</div></section>"
+    return html.cards(boxes, one.name if named else "")
 
 
 def _table(evaluations: Sequence[Evaluation], trace: Trace) -> str:
@@ -136,11 +135,13 @@ def _table(evaluations: Sequence[Evaluation], trace: Trace) -> str:
     rows = []
     for index, one in enumerate(evaluations):
         cells = [f"<span class='dot {STYLES[index % len(STYLES)]}'></span>{escape(one.name)}"]
-        cells.append(_with(_pct(one.accuracy), _span(one.intervals["correct"])))
-        cells.append(_with(_pct(one.values["given_up"], 2), _span(one.intervals["given_up"], 2)))
-        cells.append(_with(f"{one.relative_cost:.4f}", _plain(one.intervals["relative_cost"], 4)))
-        cells += [_with(_pct(v), _span(one.intervals[f"share:{name}"])) for name, v in one.share.items()]
-        cells += [_with(f"{one.values[key]:.4g}", _general(one.intervals[key])) for key in extra]
+        cells.append(html.with_small(html.percent(one.accuracy), _span(one.intervals["correct"])))
+        cells.append(html.with_small(html.percent(one.values["given_up"], 2), _span(one.intervals["given_up"], 2)))
+        cells.append(html.with_small(f"{one.relative_cost:.4f}", _plain(one.intervals["relative_cost"], 4)))
+        cells += [
+            html.with_small(html.percent(v), _span(one.intervals[f"share:{name}"])) for name, v in one.share.items()
+        ]
+        cells += [html.with_small(f"{one.values[key]:.4g}", _general(one.intervals[key])) for key in extra]
         rows.append(cells)
     oracle = evaluations[0].facts["oracle"]
     top = evaluations[0].facts["accuracy_top"]
@@ -148,19 +149,19 @@ def _table(evaluations: Sequence[Evaluation], trace: Trace) -> str:
     rows.append(
         [
             "the oracle",
-            _pct(oracle["accuracy"]),
-            _pct(top - oracle["accuracy"], 2),
+            html.percent(oracle["accuracy"]),
+            html.percent(top - oracle["accuracy"], 2),
             f"{oracle['relative_cost']:.4f}",
-            *(_pct(v) for v in oracle["share"].values()),
+            *(html.percent(v) for v in oracle["share"].values()),
             *blank,
         ]
     )
     for tier, name in enumerate(trace.names):
         right = float(trace.correct(tier).mean())
-        shares = [_pct(float(other == tier)) for other in range(trace.tiers)]
+        shares = [html.percent(float(other == tier)) for other in range(trace.tiers)]
         price = f"{trace.costs[tier] / trace.costs[-1]:.4f}"
-        rows.append([f"only {escape(name)}", _pct(right), _pct(top - right, 2), price, *shares, *blank])
-    return f"<section>{_html_table(heads, rows)}</section>"
+        rows.append([f"only {escape(name)}", html.percent(right), html.percent(top - right, 2), price, *shares, *blank])
+    return f"<section>{html.table(heads, rows)}</section>"
 
 
 def _differences(evaluations: Sequence[Evaluation], differences: Sequence[dict[str, dict[str, Any]]]) -> str:
@@ -175,10 +176,10 @@ def _differences(evaluations: Sequence[Evaluation], differences: Sequence[dict[s
             shown = f"{100 * value['difference']:+.2f} pt" if share else f"{value['difference']:+.4g}"
             low, high = value["interval"]
             more = f"{100 * low:+.2f} to {100 * high:+.2f}" if share else f"{low:+.4g} to {high:+.4g}"
-            cells.append(_with(f"<b>{shown}</b>" if value["sure"] else shown, more))
+            cells.append(html.with_small(f"<b>{shown}</b>" if value["sure"] else shown, more))
         rows.append(cells)
     note = "Paired, over the same inputs, with 95 % intervals by the bootstrap; bold where the interval leaves out 0."
-    return _section("Differences", _html_table(heads, rows), note)
+    return html.section("Differences", html.table(heads, rows), note)
 
 
 def _escalation(
@@ -194,10 +195,10 @@ def _escalation(
         style, left = STYLES[index % len(STYLES)], 1 - one.values[f"share:{trace.names[0]}"]
         low, high = one.intervals[f"share:{trace.names[0]}"]
         chart.line([(0, bottom), (left, one.accuracy), (1, top)], f"{style} mix")
-        text = f"{one.name}: {_pct(one.accuracy)} right, {_pct(left)} leave the lowest tier"
+        text = f"{one.name}: {html.percent(one.accuracy)} right, {html.percent(left)} leave the lowest tier"
         wide, tall = (1 - high, 1 - low), one.intervals["correct"]
         chart.point(left, one.accuracy, style, text, x_interval=wide, y_interval=tall)
-    return _figure(
+    return html.figure(
         chart.render("accuracy against the share escalated, a line for each score"), _legend(scores, evaluations)
     )
 
@@ -218,15 +219,15 @@ def _cost(trace: Trace, conditions: Conditions, scores: Sequence[Score], evaluat
     for index, (name, (cost, accuracy)) in enumerate(lines.items()):
         chart.line(zip(cost, accuracy, strict=True), f"s{index}", f"best thresholds on {name} in hindsight")
     for (x, y), name in zip(singles, trace.names, strict=True):
-        chart.point(x, y, "single", f"only {name}: {_pct(y)} right at {x:g}", shape="square", label=name)
+        chart.point(x, y, "single", f"only {name}: {html.percent(y)} right at {x:g}", shape="square", label=name)
     for index, one in enumerate(evaluations):
-        text = f"{one.name}: {_pct(one.accuracy)} right at {one.relative_cost:.4f}"
+        text = f"{one.name}: {html.percent(one.accuracy)} right at {one.relative_cost:.4f}"
         style, wide, tall = STYLES[index % len(STYLES)], one.intervals["relative_cost"], one.intervals["correct"]
         chart.point(one.relative_cost, one.accuracy, style, text, x_interval=wide, y_interval=tall)
     legend = _legend(
         scores if lines else (), evaluations, [("oracle", "the oracle"), ("single", "one tier for everything")]
     )
-    return _figure(chart.render("accuracy against relative cost"), legend)
+    return html.figure(chart.render("accuracy against relative cost"), legend)
 
 
 def _reliability(trace: Trace) -> str:
@@ -240,11 +241,11 @@ def _reliability(trace: Trace) -> str:
             here = place == index
             if here.any():
                 often, mean = float(right[here].mean()), float(sure[here].mean())
-                text = f"{int(here.sum())} inputs, on average {_pct(mean)} sure, {_pct(often)} right"
+                text = f"{int(here.sum())} inputs, on average {html.percent(mean)} sure, {html.percent(often)} right"
                 chart.column(edges[index], edges[index + 1], often, "bin" if here.sum() >= 20 else "bin few", text)
         chart.line([(0, 0), (1, 1)], "diagonal")
         error = expected_calibration_error(trace.posteriors[tier], trace.labels)
-        caption = f"{escape(name)}: {_pct(float(right.mean()))} right, ECE {100 * error:.1f} %"
+        caption = f"{escape(name)}: {html.percent(float(right.mean()))} right, ECE {100 * error:.1f} %"
         figures.append(f"<figure>{chart.render(f'reliability of {name}')}<figcaption>{caption}</figcaption></figure>")
     keys = "<li><i class='key bin'></i>20 inputs or more</li><li><i class='key bin few'></i>fewer</li>"
     return f"<div class='small-multiples'>{''.join(figures)}</div><ul class='legend'>{keys}</ul>"
@@ -268,7 +269,7 @@ def _risk(
     chart = Chart((-0.02, 1.02), span(heights, 0.01), "inputs that the lowest tier answers", "accuracy given up")
     chart.line([(-0.02, 0), (1.02, 0)], "zero")
     chart.line(net, "s0", f"given up, threshold on {conditions.score.name}")
-    chart.line(bound, "bound", f"upper bound at {_pct(1 - delta)}")
+    chart.line(bound, "bound", f"upper bound at {html.percent(1 - delta)}")
     keys = [
         ("s0", f"threshold on {conditions.score.name}, all else asked of the top"),
         ("bound", f"its bound at {1 - delta:.0%}"),
@@ -278,10 +279,12 @@ def _risk(
         keys.append(("alpha", f"alpha = {alpha:g}"))
     for index, one in enumerate(evaluations):
         share = one.values[f"share:{trace.names[0]}"]
-        text = f"{one.name}: {_pct(one.values['given_up'], 2)} given up"
+        text = f"{one.name}: {html.percent(one.values['given_up'], 2)} given up"
         style = STYLES[index % len(STYLES)]
         chart.point(share, one.values["given_up"], style, text, y_interval=one.intervals["given_up"])
-    return _figure(chart.render("accuracy given up against the share answered below"), _legend((), evaluations, keys))
+    return html.figure(
+        chart.render("accuracy given up against the share answered below"), _legend((), evaluations, keys)
+    )
 
 
 def best_pairs(trace: Trace, score: Score) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -331,36 +334,9 @@ def best_pairs(trace: Trace, score: Score) -> tuple[NDArray[np.float64], NDArray
 
 def _legend(scores: Sequence[Score], evaluations: Sequence[Evaluation], more: Sequence[tuple[str, str]] = ()) -> str:
     keys = [(STYLES[i % len(STYLES)], "dot", one.name) for i, one in enumerate(evaluations)]
-    keys += [(f"s{index}", "key", f"threshold on {one.name}") for index, one in enumerate(scores)]
-    keys += [(style, "key", text) for style, text in more]
-    items = "".join(f"<li>{_key(style, kind)}{escape(text)}</li>" for style, kind, text in keys)
-    return f"<ul class='legend'>{items}</ul>"
-
-
-def _key(style: str, kind: str) -> str:
-    if kind == "dot":
-        return f"<i class='dot {style}'></i>"
-    mark = "<rect class='mark single' x='10' y='1' width='10' height='10'/>"
-    line = f"<polyline class='line {style}' points='1,6 29,6'/>"
-    return f"<svg class='key' viewBox='0 0 30 12' aria-hidden='true'>{mark if style == 'single' else line}</svg>"
-
-
-def _figure(svg: str, legend: str) -> str:
-    return f"<figure>{svg}{legend}</figure>"
-
-
-def _html_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th scope='col'>{one}</th>" for one in heads)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-def _with(value: str, more: str) -> str:
-    return f"{value}<span class='small'>{more}</span>"
-
-
-def _pct(share: float, places: int = 1) -> str:
-    return f"{100 * share:.{places}f} %"
+    keys += [(f"s{index}", "line", f"threshold on {one.name}") for index, one in enumerate(scores)]
+    keys += [(style, "square" if style == "single" else "line", text) for style, text in more]
+    return html.legend(keys)
 
 
 def _span(limits: Sequence[float], places: int = 1) -> str:
@@ -377,8 +353,3 @@ def _general(limits: Sequence[float]) -> str:
 
 def _named(key: str) -> str:
     return key.replace("share:", "at ").replace("_", " ")
-
-
-def _marked(text: str) -> str:
-    parts = escape(text).split("`")
-    return "".join(f"<code>{part}</code>" if index % 2 else part for index, part in enumerate(parts))

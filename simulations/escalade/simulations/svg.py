@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 WIDTH, HEIGHT = 620, 380
-LEFT, RIGHT, TOP, BOTTOM = 62, 22, 14, 50
+LEFT, RIGHT, TOP, BOTTOM = 72, 22, 14, 50
 
 
 @dataclass(slots=True)
@@ -84,6 +84,15 @@ class Chart:
             place = f'x="{at_x + shift:.1f}" y="{at_y + 15:.1f}" text-anchor="{anchor}"'
             self._parts.append(f'<text class="note" {place}>{escape(label)}</text>')
 
+    def span(self, left: float, right: float, style: str, title: str = "") -> None:
+        """Fill the whole height between two values of x."""
+        a, b = self._at_x(left), self._at_x(right)
+        height = self.height - TOP - BOTTOM
+        self._parts.append(
+            f'<rect class="{style}" x="{a:.1f}" y="{TOP}" width="{max(b - a, 1):.1f}" height="{height}">'
+            f"{_title(title)}</rect>"
+        )
+
     def column(self, left: float, right: float, height: float, style: str, title: str = "") -> None:
         """Draw a bar from the lower edge."""
         a, b, top, foot = self._at_x(left), self._at_x(right), self._at_y(height), self._at_y(self.y[0])
@@ -140,7 +149,9 @@ def _ticks(limits: tuple[float, float], log: bool, percent: bool, most: int) -> 
     if log:
         values = [m * 10.0**e for e in range(floor(log10(low)), ceil(log10(high)) + 1) for m in (1, 2, 5)]
         values = [v for v in values if low * 0.999 <= v <= high * 1.001]
-        return [(v, f"{v:g}") for v in values]
+        if len(values) > 2 * most:  # as many decades: the powers of ten alone
+            values = [v for v in values if f"{v:e}".startswith("1.0")]
+        return [(v, f"{v:,g}") for v in values]
     rough = (high - low) / most
     magnitude = 10.0 ** floor(log10(rough))
     step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= rough * 0.999)
@@ -151,7 +162,7 @@ def _ticks(limits: tuple[float, float], log: bool, percent: bool, most: int) -> 
             1 if f"{step * 100:e}".startswith("2.5") and step < 0.1 else 0
         )
         return [(v, f"{100 * v:.{places}f} %") for v in values]
-    return [(v, f"{v:g}") for v in values]
+    return [(v, f"{v:,g}") for v in values]
 
 
 def _title(text: str) -> str:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from escalade.cli.policy.inputs import PolicyFile, read_trace, score_of
-from escalade.cli.policy.judge import plain
 from escalade.policies import Action, Batch, Context, Policy, load_policy, load_score
 from escalade.simulations.evaluate import cascade
+from escalade.simulations.strict_json import plain
 from escalade.tiers.errors import SetupError
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from escalade.cli.policy.inputs import PolicyFile, conditions, make_folder, prog
 from escalade.policies import Policy, TraceError
 from escalade.simulations.evaluate import Evaluation, compare, evaluate
 from escalade.simulations.policy_report import render
+from escalade.simulations.strict_json import plain
 from escalade.tiers.errors import SetupError
 
 if TYPE_CHECKING:
@@ -76,17 +77,6 @@ def write(out: Path, name: str, data: dict[str, Any], page: str = "") -> None:
     if page:
         (out / f"{name}.html").write_text(page, encoding="utf-8")
     print(f"wrote {out / name}.json" + (f" and {out / name}.html" if page else ""))
-
-
-def plain(value: Any) -> Any:
-    """Return what strict JSON can hold: null for numbers that are not finite."""
-    if isinstance(value, dict):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(inner) for inner in value]
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None
-    return value
 
 
 def _as_data(evaluations: Sequence[Evaluation], differences: Sequence[dict[str, Any]]) -> dict[str, Any]:

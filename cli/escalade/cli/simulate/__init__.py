@@ -1,0 +1,1 @@
+"""`escalade simulate`: `arguments` is its grammar, `command` runs an action, each of which is a file."""

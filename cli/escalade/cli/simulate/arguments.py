@@ -1,0 +1,113 @@
+"""The grammar of `escalade simulate`; nothing heavy is imported for it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from escalade.cli.policy.arguments import positive, share
+
+if TYPE_CHECKING:
+    from typing import Any
+
+BACKENDS = ("threads", "serial", "ray")
+FINDABLE = ("endpoints", "server-workers", "edge-workers")
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """Read ``0,1,2`` or ``0-9``."""
+    first, dash, last = text.partition("-")
+    try:
+        found = tuple(range(int(first), int(last) + 1)) if dash else tuple(int(one) for one in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or len(set(found)) < len(found) or min(found) < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of seeds such as 0,1,2 or 0-9")
+    return found
+
+
+def count(text: str) -> int:
+    """Read a whole number of 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def add_simulate(commands: Any) -> None:
+    """Add `simulate` and its actions."""
+    simulate = commands.add_parser("simulate", help="simulate a fleet that a scenario describes")
+    actions = simulate.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    run = actions.add_parser("run", help="run a scenario; write figures, time series and a page that opens offline")
+    _scenario(run)
+    run.add_argument("--seed", type=int, metavar="N", help="default: the scenario's")
+    run.add_argument("--replications", type=count, default=1, metavar="R", help="runs with seeds N, N+1, ..: intervals")
+    _backend(run)
+    _out(run)
+
+    sweep = actions.add_parser("sweep", help="run a grid over any keys, with paired seeds and the Pareto front")
+    _scenario(sweep)
+    sweep.add_argument(
+        "--grid", nargs="+", action="extend", required=True, metavar="KEY=V1,V2", help="every combination is run"
+    )
+    _seeds(sweep)
+    _backend(sweep)
+    _out(sweep)
+
+    compare = actions.add_parser("compare", help="two scenarios on the same seeds: paired differences with intervals")
+    compare.add_argument("a", metavar="A", help="a scenario's file, or a shipped one's name")
+    compare.add_argument("b", metavar="B", help="the other; it may be the same, with --set-b")
+    _set(compare)
+    compare.add_argument("--set-b", action="append", default=[], metavar="KEY=VALUE", help="of B alone")
+    _seeds(compare)
+    _backend(compare)
+    _out(compare)
+
+    capacity = actions.add_parser(
+        "capacity", help="how many endpoints until an objective breaks, or workers to keep it"
+    )
+    _scenario(capacity)
+    capacity.add_argument("--slo-ms", type=positive, required=True, metavar="MS", help="time until the answer")
+    capacity.add_argument(
+        "--slo-share",
+        type=share,
+        default=0.99,
+        metavar="S",
+        help="of answers in time, not degraded; default: %(default)s",
+    )
+    capacity.add_argument("--find", choices=FINDABLE, default="endpoints", help="default: %(default)s")
+    capacity.add_argument("--endpoints", type=count, metavar="N", help="in all: where to begin, or to find workers for")
+    capacity.add_argument(
+        "--resolution", type=share, default=0.02, metavar="S", help="of the number of endpoints; default: %(default)s"
+    )
+    capacity.add_argument("--seed", type=int, metavar="N", help="default: the scenario's")
+    _backend(capacity)
+    _out(capacity)
+
+    actions.add_parser("list", help="the scenarios that ship")
+
+
+def _scenario(parser: Any) -> None:
+    parser.add_argument("scenario", metavar="SCENARIO", help="a file, or the name of one that ships")
+    _set(parser)
+
+
+def _set(parser: Any) -> None:
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, as in edge_nodes.count=20"
+    )
+
+
+def _seeds(parser: Any) -> None:
+    parser.add_argument("--seeds", type=seeds, default=(0, 1, 2), metavar="N1,N2|N1-N2", help="default: 0,1,2")
+
+
+def _backend(parser: Any) -> None:
+    parser.add_argument("--backend", choices=BACKENDS, default="threads", help="the result is the same on all")
+    parser.add_argument("--workers", type=count, metavar="N", help="threads or Ray workers; default: one a processor")
+    parser.add_argument("--ray-address", metavar="A", help="of a Ray cluster; default: a session on this machine alone")
+
+
+def _out(parser: Any) -> None:
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the files are written")

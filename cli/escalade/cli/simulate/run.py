@@ -1,0 +1,134 @@
+"""`escalade simulate run`: one scenario, printed and written; Ctrl-C keeps what was done."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from escalade.cli.demo.interrupts import Interrupts
+from escalade.cli.simulate.command import backend, read, warn, writable
+from escalade.cli.simulate.progress import RunProgress, short
+from escalade.simulations.fleet.engine import simulate
+from escalade.simulations.fleet.output import remove_old, write
+from escalade.simulations.fleet.result import Hist
+from escalade.simulations.fleet.scenario import TIERS
+from escalade.simulations.fleet.summary import latency_all_ms, metrics
+from escalade.simulations.fleet.sweep import Estimate
+from escalade.simulations.strict_json import plain
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from escalade.simulations.fleet.result import FleetResult
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run it; return 0, or 1 when a policy raised, what was done until then being written.
+
+    Raises
+    ------
+    SetupError
+        For what cannot work, before anything runs.
+    """
+    scenario = read(arguments.scenario, arguments.set)
+    out = writable(arguments.out)
+    if out is not None:
+        remove_old(out)
+    first_seed = scenario.seed if arguments.seed is None else arguments.seed
+    results: list[FleetResult] = []
+    with Interrupts() as interrupts:
+        with backend(arguments) as where:
+            for seed in range(first_seed, first_seed + arguments.replications):
+                label = scenario.name if arguments.replications == 1 else f"{scenario.name}, seed {seed}"
+                with RunProgress(label) as progress:
+                    result = simulate(
+                        scenario,
+                        seed=seed,
+                        backend=where,
+                        workers=arguments.workers,
+                        progress=progress,
+                        stop=lambda: interrupts.received is not None,
+                    )
+                results.append(result)
+                if not result.complete:
+                    break
+        whole = [one for one in results if one.complete]
+        shown = results[-1] if results[-1].failure is not None or not whole else whole[0]
+        warn(shown.warnings)
+        for line in lines(shown):
+            print(line)
+        estimates = _estimates(whole) if len(whole) > 1 else {}
+        for line in _spread(estimates, len(whole)):
+            print(line)
+        if out is not None:
+            written = write(shown, out, _replications(whole, estimates) if len(whole) > 1 else None)
+            print(f"wrote {', '.join(map(str, written))}")
+        if shown.failure is not None:
+            print(f"escalade: {shown.failure}", file=sys.stderr)
+            if out is not None:
+                print(f"escalade: batch and traceback are in {out / 'summary.json'}", file=sys.stderr)
+            return 1
+    return 0
+
+
+def lines(result: FleetResult) -> list[str]:
+    """Return what is printed of a run."""
+    scenario, rate = result.scenario, result.requests / result.wall_s if result.wall_s else 0.0
+    cut = "" if result.complete else f" of {scenario.duration_s:g} s"
+    head = (
+        f"{scenario.name}: {scenario.device_count:,} endpoints, {scenario.edge_nodes.count:,} edge nodes, "
+        f"{scenario.edge_servers.count:,} edge server{'s' if scenario.edge_servers.count > 1 else ''}; "
+        f"{result.simulated_s:g} s{cut} simulated in {result.wall_s:.1f} s, {short(rate)} requests/s"
+    )
+    titles = ("answered", "share", "accuracy", "p50 ms", "p99 ms", "busy")
+    table = [f"{'':12}" + "".join(f"{title:>12}" for title in titles)]
+    count, use = result.stats.count, result.utilisation()
+    for level, tier in enumerate(TIERS):
+        answered, right = int(count[1 + level]), int(count[4 + level])
+        ms = result.latency_ms(Hist(level))
+        cells = (
+            f"{answered:,}",
+            _percent(result.share[tier]),
+            _percent(right / answered if answered else float("nan")),
+        )
+        table.append(_row(tier.replace("_", " "), *cells, _ms(ms["p50"]), _ms(ms["p99"]), _percent(use[tier])))
+    ms, figures = latency_all_ms(result), metrics(result)
+    table.append(_row("all", f"{result.answered:,}", "", _percent(result.accuracy), _ms(ms["p50"]), _ms(ms["p99"]), ""))
+    facts = (
+        f"degraded {_percent(result.degraded_share)}, late {_percent(figures['late_share'])}; an answer costs "
+        f"{figures['bytes_up_per_answer']:.4g} bytes up and {figures['energy_mj_per_answer']:.4g} mJ of the endpoint"
+    )
+    return [head, "", *table, "", facts, f"hash {result.hash}"]
+
+
+def _row(name: str, *cells: str) -> str:
+    return f"{name:12}{''.join(f'{cell:>12}' for cell in cells)}".rstrip()
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if share == share else "-"
+
+
+def _ms(value: float) -> str:
+    return f"{value:.4g}" if value == value else "-"
+
+
+def _estimates(results: Sequence[FleetResult]) -> dict[str, Estimate]:
+    figures = [metrics(one) for one in results]
+    return {name: Estimate.of([one[name] for one in figures]) for name in figures[0]}
+
+
+def _spread(estimates: dict[str, Estimate], runs: int) -> list[str]:
+    if not estimates:
+        return []
+    rows = [f"  {name:24}{one.mean:>12.5g}  [{one.low:.5g}, {one.high:.5g}]" for name, one in estimates.items()]
+    return ["", f"over {runs} seeds, with 95 % intervals:", *rows]
+
+
+def _replications(results: Sequence[FleetResult], estimates: dict[str, Estimate]) -> dict[str, Any]:
+    return {
+        "replications": [plain({"seed": one.seed, "hash": one.hash, **metrics(one)}) for one in results],
+        "estimates": plain({name: asdict(one) for name, one in estimates.items()}),
+    }

@@ -1,0 +1,268 @@
+"""Run a scenario: `simulate`."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from escalade.policies import listens
+from escalade.simulations.fleet.backends import SerialBackend, ThreadBackend
+from escalade.simulations.fleet.book import Asked
+from escalade.simulations.fleet.compiled import World, profile_of
+from escalade.simulations.fleet.deciding import PolicyRaisedError, failure_of
+from escalade.simulations.fleet.learning import Mailbox, mean_ms
+from escalade.simulations.fleet.load import unstable
+from escalade.simulations.fleet.policy_setup import Given, policies_of, reads
+from escalade.simulations.fleet.protocol import Backend, Control, Progress
+from escalade.simulations.fleet.result import Count, Failure, FleetResult, Series, Stats
+from escalade.simulations.fleet.rows import FAR, Ended
+from escalade.simulations.fleet.server import Servers
+from escalade.simulations.fleet.windows import Windows
+from escalade.tiers.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from escalade.policies import Policy
+    from escalade.simulations.fleet.protocol import ShardEnd, ShardOutput
+    from escalade.simulations.fleet.scenario import Scenario
+
+
+REQUEST_COLUMNS = {
+    "cell": Ended.CELL,
+    "number": Ended.RID,
+    "arrived_ns": Ended.T,
+    "device": Ended.DEVICE,
+    "class": Ended.KIND,
+    "tier": Ended.TIER,
+    "reason": Ended.REASON,
+    "ended_ns": Ended.AT,
+    "correct": Ended.ROW,
+}
+"""Of `FleetResult.requests_table`; int64, `tier` -1 and `correct` 0 where there is no answer."""
+
+
+def simulate(
+    scenario: Scenario,
+    *,
+    seed: int | None = None,
+    backend: str | Backend = "threads",
+    workers: int | None = None,
+    policy: Given = None,
+    progress: Callable[[Progress], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+    keep_requests: bool = False,
+) -> FleetResult:
+    """Run a scenario and return what became of every request.
+
+    Parameters
+    ----------
+    seed
+        In place of the scenario's.
+    backend
+        ``serial``, ``threads``, ``ray``, or an object of the protocol `Backend`, which is closed at the end.
+    workers
+        Threads, or Ray's actors; default: as many as there are processors.
+    policy
+        In place of the scenario's: one for all endpoints, or by name of class and ``edge_node``. Used as they are:
+        what they learn stays in them.
+    progress
+        Called after every window.
+    stop
+        Asked after every window; once it says yes the run ends and what was done is returned.
+    keep_requests
+        Return a row for every request; for small runs.
+
+    Raises
+    ------
+    ConfigError
+        For what cannot be run, before anything starts. A policy that raises later does not raise here: see
+        `FleetResult.failure`.
+    """
+    world = World.of(scenario, seed)
+    run = _Run(world, policies_of(world, policy), _backend(backend, workers), keep_requests)
+    try:
+        return run.go(progress, stop)
+    finally:
+        run.backend.close()
+
+
+def check(scenario: Scenario, policy: Given = None) -> list[str]:
+    """Return warnings about a scenario without running it; raises ConfigError as `simulate` does."""
+    world = World.of(scenario)
+    return unstable(world, policies_of(world, policy))
+
+
+class _Run:
+    """One run: windows, servers, policies."""
+
+    def __init__(self, world: World, policies: list[Policy], backend: Backend, keep: bool) -> None:
+        self._world, self._policies, self.backend = world, policies, backend
+        levels = [0] * (len(policies) - 1) + [1]
+        self._observes = [listens(one, "observe") for one in policies]
+        self._retunes = [listens(one, "retune") for one in policies]
+        self._told = any("upstream_ms" in reads(world, one, level) for one, level in zip(policies, levels, strict=True))
+        self._asked = Asked(keep, any(self._retunes), any(self._observes))
+        heats = any(profile_of(one).thermal is not None for one in world.scenario.endpoints)
+        steps = []
+        if any(self._retunes) or self._told or heats:
+            steps.append(world.interval)
+        if any(self._observes):
+            steps.append(world.feedback)
+        self._windows = Windows.of(world, tuple(steps))
+        self._mail = Mailbox(world)
+        self._servers = Servers(world)
+        self._stats = Stats.empty(world.intervals, len(world.scenario.endpoints))
+        self._ended: list[NDArray[np.int64]] = []
+        self._requests, self._answered, self._pending = 0, [0, 0], 0
+
+    def go(self, progress: Callable[[Progress], None] | None, stop: Callable[[], bool] | None) -> FleetResult:
+        """Run window by window."""
+        world, started, cpu = self._world, time.perf_counter(), time.process_time()
+        result = FleetResult(world.scenario, world.seed, self.backend.name, self._stats, 0.0)
+        result.warnings = unstable(world, self._policies)
+        self.backend.start(world, self._asked)
+        control = Control(self._policies)
+        now = 0
+        for t1 in self._windows:
+            outputs = self.backend.advance(control, t1)
+            result.failure = next((one.failure for one in outputs if one.failure is not None), None)
+            served = self._serve(outputs, t1)
+            if result.failure is not None:
+                break
+            now = min(t1, world.duration)
+            if t1 < world.duration:
+                try:
+                    control = self._control(outputs, served, t1)
+                except PolicyRaisedError as error:
+                    result.failure = error.failure
+                    break
+            if progress is not None:
+                progress(self._progress(now, started))
+            if stop is not None and t1 < FAR and stop():
+                result.complete = False
+                break
+        result.complete = result.complete and result.failure is None
+        result.simulated_s = now / 1e9
+        self._finish(result, self.backend.finish(now))
+        elsewhere_s, elsewhere_mb = self.backend.used()
+        result.wall_s, result.cpu_s = time.perf_counter() - started, time.process_time() - cpu + elsewhere_s
+        result.peak_rss_mb = _peak_rss_mb() + elsewhere_mb
+        return result
+
+    def _serve(self, outputs: list[ShardOutput], t1: int) -> int:
+        served = self._servers.advance([one.up for one in outputs], t1, self._stats, self._asked)
+        self._ended += served.ended
+        self._mail.put(
+            [*(one.feedback for one in outputs), *served.fed], [*(one.outcomes for one in outputs), *served.outcomes]
+        )
+        self._requests += sum(one.requests for one in outputs)
+        for level in (0, 1):
+            self._answered[level] += sum(one.answered[level] for one in outputs)
+        self._pending = sum(one.pending for one in outputs) + served.pending
+        return served.pending
+
+    def _control(self, outputs: list[ShardOutput], served: int, t1: int) -> Control:
+        """Tell the policies what is due at `t1`; return what is in force from then on."""
+        del served
+        world, changed = self._world, False
+        control = Control(upstream_ms=self._upstream_ms)
+        if any(self._observes) and t1 % world.feedback == 0:
+            for number, feedback in enumerate(self._mail.feedback(t1)):
+                if feedback is not None and self._observes[number]:
+                    self._tell(number, "observe", feedback, t1)
+                    changed = True
+        if t1 % world.interval == 0:
+            row = self._stats.series[(t1 - 1) // world.interval] + sum(one.interval for one in outputs)
+            if any(self._retunes):
+                edge, server = world.scenario.edge_nodes, world.scenario.edge_servers
+                load = (
+                    int(row[Series.BUSY_NS_1]) / (edge.count * edge.workers * world.interval),
+                    int(row[Series.BUSY_NS_2]) / (server.count * server.workers * world.interval),
+                )
+                for number, telemetry in enumerate(self._mail.telemetry(t1, world.interval, load)):
+                    if self._retunes[number]:
+                        self._tell(number, "retune", telemetry, t1)
+                        changed = True
+            if self._told:
+                self._upstream_ms = (
+                    mean_ms(int(row[Series.ABOVE_NS_0]), int(row[Series.ABOVE_0]), self._upstream_ms[0]),
+                    mean_ms(int(row[Series.ABOVE_NS_1]), int(row[Series.ABOVE_1]), self._upstream_ms[1]),
+                )
+                control.upstream_ms = self._upstream_ms
+        if changed:
+            control.policies = self._policies
+        return control
+
+    _upstream_ms: tuple[float, float] = (float("nan"), float("nan"))
+
+    def _tell(self, number: int, call: str, what: object, t1: int) -> None:
+        try:
+            getattr(self._policies[number], call)(what)
+        except Exception as error:
+            tier = "edge_node" if number == len(self._policies) - 1 else self._class(number)
+            raise PolicyRaisedError(_told_failure(error, tier, call, what, t1)) from error
+
+    def _class(self, number: int) -> str:
+        return f"endpoints {self._world.scenario.endpoints[number].name!r}"
+
+    def _progress(self, now: int, started: float) -> Progress:
+        top = int(self._stats.count[Count.ANSWERED_2])
+        beside = self._stats.count[[Count.ANSWERED_0, Count.ANSWERED_1]]  # the servers', of those they gave up
+        answered = (self._answered[0] + int(beside[0]), self._answered[1] + int(beside[1]), top)
+        return Progress(
+            now / 1e9,
+            self._world.duration / 1e9,
+            self._requests,
+            answered,
+            self._pending,
+            time.perf_counter() - started,
+        )
+
+    def _finish(self, result: FleetResult, ends: list[ShardEnd]) -> None:
+        for one in ends:
+            self._stats.add(one.stats)
+        ended = np.concatenate([*(one.ended for one in ends), *self._ended]) if self._asked.keep else None
+        if ended is not None:
+            ended = ended[np.lexsort((ended[:, Ended.RID], ended[:, Ended.CELL]))]
+            result.requests_table = {name: ended[:, column] for name, column in REQUEST_COLUMNS.items()}
+        charge = np.concatenate([one.charge for one in ends], axis=1)
+        if charge.shape[1]:
+            charge = charge[:, np.argsort(charge[0])]
+            result.devices = {
+                "device": charge[0].astype(np.float64),
+                "charge_share": charge[2] / charge[1],
+                "died_s": np.where(charge[3] >= 0, charge[3] / 1e9, np.nan),
+            }
+
+
+def _told_failure(error: Exception, tier: str, call: str, what: object, t1: int) -> Failure:
+    failure = failure_of(error, tier, -1, call, None, t1 / 1e9)
+    rows = len(what) if hasattr(what, "__len__") else 0
+    return Failure(t1 / 1e9, tier, -1, rows, call, failure.batch, failure.traceback)
+
+
+def _backend(backend: str | Backend, workers: int | None) -> Backend:
+    if not isinstance(backend, str):
+        return backend
+    if backend == "serial":
+        return SerialBackend()
+    if backend == "threads":
+        return ThreadBackend(workers)
+    if backend == "ray":
+        from escalade.simulations.fleet.ray_backend import RayBackend
+
+        return RayBackend(workers=workers)
+    raise ConfigError(f"no backend {backend!r}; there are serial, threads and ray", key="backend")
+
+
+def _peak_rss_mb() -> float:
+    """Return the most memory this process has held so far, MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)

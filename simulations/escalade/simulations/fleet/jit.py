@@ -1,0 +1,80 @@
+"""`kernel`: compiled by numba where it is installed, plain Python with the same bits where it is not.
+
+Compiled code is kept on disk, in a folder named by a digest of this package's sources: numba itself notices only that
+a kernel's own file changed, not what it took from others.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+NO_NUMBA = "ESCALADE_NO_NUMBA"
+"""Set in the environment to run without numba though it is installed: for tests."""
+
+try:
+    if os.environ.get(NO_NUMBA):
+        raise ImportError(NO_NUMBA)
+    import numba as _numba
+except ImportError:
+    numba: Any = None
+else:
+    numba = _numba
+
+COMPILED = numba is not None
+"""Whether kernels are compiled; without, a request takes about a thousand times as long."""
+
+
+def kernel(function: F) -> F:
+    """Compile a loop over arrays; it holds no lock while it runs."""
+    if numba is None:
+        return _quiet(function)
+    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, _FOLDER
+    try:
+        compiled: F = numba.njit(nogil=True, cache=_FOLDER != "")(function)
+    finally:
+        numba.config.CACHE_DIR = before
+    return compiled
+
+
+def inline(function: F) -> F:
+    """Compile a helper that kernels call: of numbers and at most one or two arrays, since each costs a count."""
+    return function if numba is None else kernel(function)
+
+
+def _quiet(function: F) -> F:
+    def call(*arguments: Any) -> Any:
+        with np.errstate(over="ignore"):  # the hash wraps around on purpose
+            return function(*arguments)
+
+    call.__doc__, call.__name__ = function.__doc__, function.__name__
+    return call  # type: ignore[return-value]
+
+
+def _folder() -> str:
+    """Return where compiled code is kept: in NUMBA_CACHE_DIR, else in the user's cache; "" for nowhere."""
+    digest = sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
+    base = os.environ.get("NUMBA_CACHE_DIR") or f"{cache}/escalade"
+    folder = Path(base) / f"fleet-{digest.hexdigest()[:16]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return str(folder)
+    except OSError:
+        return ""
+
+
+_FOLDER = "" if numba is None else _folder()

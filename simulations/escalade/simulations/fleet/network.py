@@ -1,0 +1,84 @@
+"""Links between the tiers, and what goes up and down, as a scenario writes it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from escalade.simulations.fleet.distribution import Constant, Distribution, Positive
+from escalade.tiers.config import BreakerConfig, Section
+
+
+class Period(Section):
+    """From when until when, seconds of simulated time."""
+
+    from_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    to_s: Positive
+
+    @model_validator(mode="after")
+    def _forward(self) -> Self:
+        if self.to_s <= self.from_s:
+            raise ValueError(f"to_s is {self.to_s:g}, not after from_s: {self.from_s:g}")
+        return self
+
+
+class UpDown(Section):
+    """When something is down: listed periods, for all at once, or a Markov chain for each by itself."""
+
+    periods: tuple[Period, ...] = ()
+    """Ascending, apart from each other."""
+    up_s: Positive | None = None
+    """Mean time from coming up until going down, exponential; with `down_s`."""
+    down_s: Positive | None = None
+    """Mean time of being down, exponential."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.up_s is None) != (self.down_s is None):
+            raise ValueError("up_s and down_s need each other")
+        if bool(self.periods) == (self.up_s is not None):
+            raise ValueError("give either periods or up_s with down_s")
+        if any(b.from_s <= a.to_s for a, b in pairwise(self.periods)):
+            raise ValueError("periods must ascend and not touch: sort and join them")
+        return self
+
+
+class Loss(Section):
+    """Messages that are lost and sent again."""
+
+    share: Annotated[float, Field(gt=0, lt=1)]
+    """Of single transmissions."""
+    retry_ms: Positive = 200.0
+    """From a lost transmission to the next: Linux's least TCP retransmission timeout (TCP_RTO_MIN, 200 ms)."""
+    max_retries: Annotated[int, Field(ge=0, le=16)] = 4
+    """Then the message is given up: the tier below answers at its limit."""
+
+
+class Link(Section):
+    """The way from a tier to the next above, and back.
+
+    Every edge node has a link of its own to its endpoints (shared by them) and one to the server. Answers come
+    back with a latency drawn from the same distribution; they need no bandwidth and are not lost.
+    """
+
+    latency: Distribution = Constant(ms=0.0)
+    """One way, without waiting and without transmission."""
+    bandwidth_kbit_s: Positive | None = None
+    """Upward; messages go one after another. Default: no limit."""
+    loss: Loss | None = None
+    outages: UpDown | None = None
+    """Messages wait meanwhile. One that is under way when an outage begins arrives."""
+    max_waiting: Annotated[int, Field(ge=1)] | None = None
+    """Messages that the sender keeps, the one in transmission among them; default: no limit."""
+    when_full: Literal["evict_oldest", "refuse"] = "evict_oldest"
+    """`evict_oldest`: as the outbox does. Either way the tier below answers what is not kept, degraded."""
+    breaker: BreakerConfig | None = None
+    """As in the tiers: a message sent while the link is down is a failure. While the breaker is open, what the
+    policy escalates is answered below at once, degraded, and goes up later as in any outage."""
+
+    @property
+    def queues(self) -> bool:
+        """Whether messages may wait for one another."""
+        return self.bandwidth_kbit_s is not None or self.outages is not None

@@ -1,0 +1,131 @@
+"""What travels between the run and its shards each window: `Control` down, `ShardOutput` up; and `Backend`.
+
+A window ``[t0, t1)`` of a shard needs nothing but its own state and the `Control` of its beginning, so shards may
+live in threads, in processes or on other machines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from escalade.policies import Policy
+    from escalade.simulations.fleet.book import Asked
+    from escalade.simulations.fleet.compiled import World
+    from escalade.simulations.fleet.result import Failure, Stats
+
+
+@dataclass(slots=True, eq=False)
+class Control:
+    """What is in force from the beginning of a window on.
+
+    Attributes
+    ----------
+    policies
+        The policy of each endpoint class, then that of the edge nodes; None where they are those of the last
+        window. `decide` is pure, so threads share them; a process gets a pickled copy.
+    upstream_ms
+        What the endpoints and the edge nodes are told of the tier above; nan when unknown.
+    """
+
+    policies: list[Policy] | None = None
+    upstream_ms: tuple[float, float] = (float("nan"), float("nan"))
+
+
+@dataclass(slots=True, eq=False)
+class ShardOutput:
+    """What a shard did in a window.
+
+    Attributes
+    ----------
+    up
+        int64 ``[n, UP]``: messages on their way to the servers, in order of cell; see `rows.Up`.
+    outcomes
+        int64 ``[n, OUTCOME]``, only for policies that retune; see `rows.Outcome`.
+    feedback
+        int64 ``[n, FED]``, only for policies that observe; see `rows.Fed`.
+    requests
+        Arrivals of this window.
+    answered
+        Answers by the tiers of the shard so far in this window, endpoint and edge node.
+    pending
+        Requests that are under way at the end of the window.
+    interval
+        int64 ``[SERIES]``: the row of the time series of the control interval that the window ended, or is in.
+    failure
+        A policy raised; the window's state is then not whole, and the run ends.
+    """
+
+    up: NDArray[np.int64]
+    outcomes: NDArray[np.int64]
+    feedback: NDArray[np.int64]
+    requests: int
+    answered: tuple[int, int]
+    pending: int
+    interval: NDArray[np.int64]
+    failure: Failure | None = None
+
+
+@dataclass(slots=True, eq=False)
+class ShardEnd:
+    """What a shard hands over when a run ends, or is interrupted.
+
+    Attributes
+    ----------
+    stats
+        Its counters.
+    ended
+        With ``keep_requests``, int64 ``[n, ENDED]``; see `rows.Ended`.
+    charge
+        Of every device with a battery: capacity, charge left, time of death (or -1), int64 ``[4, n]`` after the
+        device's number; in pJ and ns.
+    """
+
+    stats: Stats
+    ended: NDArray[np.int64]
+    charge: NDArray[np.int64]
+
+
+class Backend(Protocol):
+    """Where the shards live. Order of shards is order of cells, whatever the number of workers."""
+
+    name: str
+
+    def start(self, world: World, asked: Asked) -> None:
+        """Make the shards; each owns consecutive cells of ``range(world.cells)``."""
+
+    def advance(self, control: Control, t1: int) -> list[ShardOutput]:
+        """Bring every shard to `t1` ns; return their outputs in order of cell."""
+
+    def finish(self, until: int) -> list[ShardEnd]:
+        """Return what every shard counted, in order of cell; batteries idle until `until`."""
+
+    def used(self) -> tuple[float, float]:
+        """Return CPU seconds and peak memory, MiB, of processes of its own, once finished."""
+
+    def close(self) -> None:
+        """Let go of everything; may be called twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is, after each window."""
+
+    time_s: float
+    duration_s: float
+    requests: int
+    answered: tuple[int, int, int]
+    pending: int
+    wall_s: float
+
+
+def ranges(cells: int, workers: int) -> Sequence[range]:
+    """Return the cells of each worker: consecutive, as equal as they can be, none empty."""
+    parts = max(1, min(cells, workers))
+    return [range(k * cells // parts, (k + 1) * cells // parts) for k in range(parts)]

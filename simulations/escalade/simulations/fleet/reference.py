@@ -1,0 +1,635 @@
+"""The same fleet, one event at a time: `simulate_by_events`, the proof of the windowed engine.
+
+One heap, one request at a time, workers and queues as objects, the tiers' own `Breaker` and `upstream_budget_s`, the
+same policy objects deciding on batches of one. It shares with the engine the scenario, the arrivals and the random
+numbers; how they meet is written anew. About a thousand times slower.
+
+Events of one instant come in this order: control, what becomes free, an inference's end, arrivals and batches, tier by
+tier, answers, and last the limits of those who wait for one.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import deque
+from functools import partial
+from heapq import heappop, heappush
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from escalade.policies import Action, Batch, listens
+from escalade.simulations.fleet.book import Asked, outcomes_0, outcomes_1
+from escalade.simulations.fleet.columns import uniforms
+from escalade.simulations.fleet.compiled import World, profile_of
+from escalade.simulations.fleet.draws import Purpose, below, drawn, uniform
+from escalade.simulations.fleet.intervals import Intervals, from_config
+from escalade.simulations.fleet.learning import Mailbox, mean_ms
+from escalade.simulations.fleet.policy_setup import Given, policies_of
+from escalade.simulations.fleet.population import population
+from escalade.simulations.fleet.result import Count, Reason, Series, Stats
+from escalade.simulations.fleet.rows import CORRECTED, ENDED, FAR, FED, OUTCOME, Ended, Fed
+from escalade.simulations.fleet.sink import count_ended
+from escalade.simulations.fleet.sources import source_of
+from escalade.tiers.breaker import Breaker
+from escalade.tiers.deadline import upstream_budget_s
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from escalade.policies import Policy
+    from escalade.simulations.fleet.scenario import Scenario
+
+CONTROL, FREE, INFERRED_0, ARRIVAL_1, BATCH_1, INFERRED_1, ARRIVAL_2, BATCH_2, ANSWER, LIMIT_1, LIMIT_0 = range(11)
+
+
+class Request:
+    """One input and all that is known of it."""
+
+    def __init__(self, cell: int, rid: int, t: int, device: int) -> None:
+        self.cell, self.rid, self.t, self.device = cell, rid, t, device
+        self.sent: list[int] = [-1, -1]
+        self.limit: list[int] = [FAR, FAR]
+        self.answered = [False, False]
+        self.row, self.end, self.at = [0, 0, 0], 0, 0
+        self.chance = [1.0, 1.0]
+        self.node = 0
+
+
+def simulate_by_events(scenario: Scenario, *, seed: int | None = None, policy: Given = None) -> _Reference:
+    """Run a scenario; `stats` and `requests_table` of what is returned are to be compared with `simulate`'s.
+
+    Of the counters it keeps those of requests, inferences and messages lost; of the time series the answers.
+    """
+    world = World.of(scenario, seed)
+    return _Reference(world, policies_of(world, policy)).run()
+
+
+class _Link:
+    """One node's link: messages one after another, while it is up."""
+
+    def __init__(self, fleet: _Reference, cell: int, hop: int, node: int, down: Intervals) -> None:
+        self.fleet, self.hop, self.node, self.cell = fleet, hop, node, cell
+        self.wire = (fleet.world.access, fleet.world.uplink)[hop]
+        links = fleet.scenario.links
+        self.queues = (links.access, links.uplink)[hop].queues
+        self.down, self.keys = _periods(down, node), fleet.world.keys[cell]
+        self.waiting: deque[tuple[Request, int]] = deque()
+        self.busy_until, opened = 0, count()
+        key = self.keys[Purpose.BREAKER_0 if hop == 0 else Purpose.BREAKER_1]
+        self.breaker = Breaker(
+            failures=self.wire.failures or 1,
+            wait_s=self.wire.wait,
+            max_wait_s=self.wire.max_wait,
+            uniform=lambda: float(uniform(key, (node << 32) + next(opened))),
+        )
+
+    def send(self, one: Request, size: int) -> None:
+        fleet, now, hop = self.fleet, self.fleet.now, self.hop
+        if not self.queues:
+            self._transmit(one, now)
+            return
+        up = _up_again(self.down, now) == now
+        if self.wire.failures and not one.answered[hop]:
+            if self.breaker.allows(now):
+                if up:
+                    self.breaker.succeeded(now)
+                else:
+                    self.breaker.failed(now)
+                    fleet.give_up(one, hop, Reason.UNAVAILABLE)
+                    one.limit[hop] = FAR
+            else:
+                fleet.give_up(one, hop, Reason.CIRCUIT_OPEN)
+                one.limit[hop] = FAR
+        kept = len(self.waiting) + (self.busy_until > now)
+        if self.wire.max_waiting and kept >= self.wire.max_waiting:
+            fleet.stats.count[Count.LOST_0 + hop] += 1
+            if not self.wire.evicts or not self.waiting:
+                fleet.give_up(one, hop, Reason.BUFFER_FULL)
+                return
+            fleet.give_up(self.waiting.popleft()[0], hop, Reason.BUFFER_FULL)
+        self.waiting.append((one, size))
+        self.go_on()
+
+    def go_on(self) -> None:
+        now = self.fleet.now
+        while self.waiting:
+            begin = _up_again(self.down, max(now, self.busy_until))
+            if begin > now:
+                self.fleet.at(begin, FREE, self.cell, self.node, self.go_on)
+                return
+            one, size = self.waiting.popleft()
+            self.busy_until = now + int(size * self.wire.ns_per_byte)
+            self._transmit(one, self.busy_until)
+
+    def _transmit(self, one: Request, when: int) -> None:
+        fleet, hop, wire = self.fleet, self.hop, self.wire
+        delay = int(drawn(wire.latency, 0, self.keys[Purpose.ACCESS_UP if hop == 0 else Purpose.UPLINK_UP], one.rid))
+        retries = 0
+        if wire.loss > 0:
+            chance = uniform(self.keys[Purpose.LOSS_0 if hop == 0 else Purpose.LOSS_1], one.rid)
+            share = wire.loss
+            while chance < share and retries <= wire.max_retries:
+                retries, share = retries + 1, share * wire.loss
+        if retries > wire.max_retries:
+            fleet.stats.count[Count.LOST_0 + hop] += 1
+            return  # whoever waits does so until its limit
+        desk = fleet.desk_of(one, hop + 1)
+        arrival = (ARRIVAL_1, ARRIVAL_2)[hop]
+        fleet.at(when + delay + retries * wire.retry, arrival, one.cell, one.rid, lambda: desk.arrive(one))
+
+
+class _Desk:
+    """One edge node, or one server: workers and a queue."""
+
+    def __init__(self, fleet: _Reference, level: int, unit: int, down: Intervals, upgrade: int, place: int) -> None:
+        self.fleet, self.level, self.upgrade = fleet, level, upgrade
+        self.desk = (fleet.world.edge, fleet.world.server)[level - 1]
+        self.down, self.place = _periods(down, unit), place
+        self.idle = self.desk.workers
+        self.queue: deque[Request] = deque()
+        self.batches = self.desk.max_batch > 1
+
+    def arrive(self, one: Request) -> None:
+        fleet = self.fleet
+        one.at = fleet.now
+        samples = fleet.world.tables[0].samples
+        one.row[self.level] = one.row[0] % samples + (samples if fleet.now >= self.upgrade else 0)
+        if _up_again(self.down, fleet.now) != fleet.now:
+            self._refuse(one, Reason.UNAVAILABLE)
+        elif not self.batches and self.idle:
+            self._begin([one])
+        elif self.desk.max_queue and len(self.queue) >= self.desk.max_queue:
+            self._refuse(one, Reason.REFUSED)
+        else:
+            self.queue.append(one)
+            if self.batches and self.idle:
+                self._later()
+
+    def _later(self) -> None:
+        self.fleet.at(self.fleet.now, (BATCH_1, BATCH_2)[self.level - 1], self.place, 0, self.go_on)
+
+    def go_on(self) -> None:
+        now = self.fleet.now
+        while self.idle and self.queue:
+            batch: list[Request] = []
+            while self.queue and len(batch) < self.desk.max_batch:
+                one = self.queue.popleft()
+                if not one.at < one.limit[self.level - 1] <= now:  # else it is late, and nobody waits for it
+                    batch.append(one)
+            if batch:
+                self._begin(batch)
+
+    def _begin(self, batch: list[Request]) -> None:
+        fleet, level, now = self.fleet, self.level, self.fleet.now
+        first = batch[0]
+        key = fleet.world.keys[first.cell, (Purpose.SERVICE_1, Purpose.SERVICE_2)[level - 1]]
+        service = int(drawn(self.desk.service, 0, key, first.rid))
+        if self.batches:
+            service = int(service * (1.0 + self.desk.each_more * (len(batch) - 1)))
+        for low, high, slowdown in zip(self.desk.slow_from, self.desk.slow_to, self.desk.slowdown, strict=True):
+            if low <= now < high:
+                service = int(service * slowdown)
+                break
+        self.idle -= 1
+        fleet.stats.count[Count.BUSY_NS_0 + level] += service
+        fleet.stats.series[fleet.interval_of(now), Series.BUSY_NS_0 + level] += service
+        for one in batch:
+            fleet.stats.count[Count.SERVED_0 + level] += 1
+            fleet.stats.count[Count.WAIT_NS_0 + level] += now - one.at
+            done = fleet.inferred_1 if level == 1 else fleet.inferred_2
+            kind = INFERRED_1 if level == 1 else ANSWER
+            fleet.at(now + service, kind, one.cell, one.rid, partial(done, one))
+        fleet.at(now + service, FREE, self.place, first.rid, self._freed)
+
+    def _freed(self) -> None:
+        self.idle += 1
+        if self.batches:
+            if self.queue:
+                self._later()
+        else:
+            self.go_on()
+
+    def _refuse(self, one: Request, why: Reason) -> None:
+        fleet, now = self.fleet, self.fleet.now
+        if self.level == 1:
+            back = now + fleet.back(one)
+        else:
+            keys = fleet.world.keys[one.cell]
+            back = now + int(drawn(fleet.world.uplink.latency, 0, keys[Purpose.UPLINK_DOWN], one.rid))
+        fleet.at(back, ANSWER, one.cell, one.rid, lambda: fleet.give_up(one, self.level - 1, why))
+
+
+class _Reference:
+    """One run."""
+
+    def __init__(self, world: World, policies: list[Policy]) -> None:
+        self.world, self.scenario, self.policies = world, world.scenario, policies
+        self.stats = Stats.empty(world.intervals, len(world.scenario.endpoints))
+        self.now, self._heap, self._tie = 0, list[Any](), count()
+        self._all: list[Any] = []
+        self._ended: list[list[int]] = []
+        self._fed: list[list[int]] = []
+        self._outcomes: list[list[int]] = []
+        self._asked = Asked(True, *(any(listens(one, what) for one in policies) for what in ("retune", "observe")))
+        self._memories: dict[tuple[int, int, int], Policy] = {}
+        self._mail, self._upstream_ms = Mailbox(world), (float("nan"), float("nan"))
+        self._people = [population(world, cell) for cell in range(world.cells)]
+        self.heat = [np.zeros_like(devices.busy) for devices, _ in self._people]
+        self._links, self._desks = self._built()
+
+    def run(self) -> _Reference:
+        """Take events off the heap until there are none."""
+        world = self.world
+        for cell in range(world.cells):
+            for rid, (t, device) in enumerate(self._arrivals(cell)):
+                self.at(t, INFERRED_0, cell, -1, partial(self._arrive, cell, rid, t, device))
+        steps = {*range(world.interval, world.duration, world.interval)}
+        for step in sorted(steps | {*range(world.feedback, world.duration, world.feedback)}):
+            self.at(step, CONTROL, 0, 0, self._control)
+        while self._heap:
+            self.now, _, _, _, _, what = heappop(self._heap)
+            what()
+        self._close()
+        return self
+
+    def at(self, when: int, kind: int, cell: int, number: int, what: Callable[[], object]) -> None:
+        """Let something happen."""
+        heappush(self._heap, (int(when), kind, cell, number, next(self._tie), what))
+
+    def desk_of(self, one: Request, level: int) -> _Desk:
+        """Return the edge node or the server that a request goes to."""
+        node = one.node + self.world.nodes(one.cell).start
+        if level == 1:
+            return self._desks[0][node]
+        return self._desks[1][node * self.scenario.edge_servers.count // self.scenario.edge_nodes.count]
+
+    def interval_of(self, t: int) -> int:
+        """Return the row of the time series that a time falls in."""
+        return min(t // self.world.interval, self.world.intervals)
+
+    def back(self, one: Request) -> int:
+        """Return the latency of the way from the edge node to the endpoint."""
+        return int(drawn(self.world.access.latency, 0, self.world.keys[one.cell, Purpose.ACCESS_DOWN], one.rid))
+
+    def give_up(self, one: Request, level: int, why: Reason) -> None:
+        """Let a tier answer itself now, unless it has answered."""
+        if one.answered[level]:
+            return
+        one.answered[level] = True
+        if level == 0:
+            self._end(one, 0, why)
+            self._learn(one, 0, Action.ESCALATE, one.sent[0], -1)
+            return
+        self._learn(one, 1, Action.ESCALATE, one.sent[1], -1)
+        self._go_home(one, 1, why)
+
+    def inferred_1(self, one: Request) -> None:
+        """An edge node is done."""
+        world, now = self.world, self.now
+        one.end = now
+        table, keys = world.tables[1], world.keys[one.cell]
+        left = math.inf if one.limit[0] >= FAR else one.limit[0] - now
+        late = one.at > one.limit[0]
+        batch = Batch.of(
+            table.score[one.row[1]][None],
+            table.posterior[one.row[1]][None],
+            time_s=now / 1e9,
+            uniform=uniforms(keys[Purpose.UNIFORM_1], np.array([one.rid])),
+            remaining_ms=left / 1e6,
+            bytes_up=world.edge.size,
+            upstream_ms=self._upstream_ms[1],
+            device=self._number(one),
+        )
+        action = self._decide(one, 1, len(self.policies) - 1, one.node, batch, left > 0 or late)
+        allowed = _allowed(left, world.edge.reserve, world.edge.timeout)
+        if action == Action.ACCEPT:
+            self._learn(one, 1, Action.ACCEPT, now, -1)
+            self._go_home(one, 1, Reason.OK)
+        elif action == Action.ABSTAIN:
+            self._learn(one, 1, Action.ABSTAIN, now, -1)
+            self._go_home(one, -1, Reason.ABSTAINED)
+        elif action == Action.DEFER:
+            self._learn(one, 1, Action.ACCEPT, now, -1)
+            self._go_home(one, 1, Reason.DEFERRED)
+            one.answered[1] = True
+            self._rise(one, FAR)
+        else:
+            self.stats.count[Count.ESCALATED_1] += 1
+            self._escalated(one, 1)
+            if allowed <= 0 and not late:
+                self._learn(one, 1, Action.ACCEPT, now, -1)
+                self._go_home(one, 1, Reason.DEADLINE)
+            else:
+                self._rise(one, now + (allowed if allowed > 0 else world.edge.timeout))
+
+    def inferred_2(self, one: Request) -> None:
+        """A server is done."""
+        keys = self.world.keys[one.cell]
+        back = self.now + int(drawn(self.world.uplink.latency, 0, keys[Purpose.UPLINK_DOWN], one.rid))
+        self.at(back, ANSWER, one.cell, one.rid, lambda: self._from_server(one))
+
+    def _built(self) -> tuple[list[list[_Link]], list[list[_Desk]]]:
+        world, scenario = self.world, self.scenario
+        links: list[list[_Link]] = [[], []]
+        desks: list[list[_Desk]] = [[], []]
+        for cell in range(world.cells):
+            nodes, keys = world.nodes(cell), world.keys[cell]
+            for hop, config in enumerate((scenario.links.access, scenario.links.uplink)):
+                key = keys[Purpose.OUTAGE_0 if hop == 0 else Purpose.OUTAGE_1]
+                down = from_config(config.outages, len(nodes), world.duration, key)
+                links[hop] += [_Link(self, cell, hop, node, down) for node in range(len(nodes))]
+            down = from_config(scenario.edge_nodes.failures, len(nodes), world.duration, keys[Purpose.FAILURE_1])
+            desks[0] += [
+                _Desk(self, 1, node, down, self._upgrade(1, nodes.start + node), nodes.start + node)
+                for node in range(len(nodes))
+            ]
+        servers = scenario.edge_servers
+        down = from_config(servers.failures, servers.count, world.duration, world.keys[world.cells, Purpose.FAILURE_2])
+        desks[1] += [_Desk(self, 2, unit, down, self._upgrade(2, unit), unit) for unit in range(servers.count)]
+        return links, desks
+
+    def _upgrade(self, level: int, unit: int) -> int:
+        units = np.array([unit])
+        purpose = (Purpose.ROLLOUT_0, Purpose.ROLLOUT_1, Purpose.ROLLOUT_2)[level]
+        return int(self.world.upgrades(level, units, uniforms(self.world.keys[self.world.cells, purpose], units))[0])
+
+    def _arrivals(self, cell: int) -> list[tuple[int, int]]:
+        world, found, first = self.world, [], 0
+        for kind in range(len(self.scenario.endpoints)):
+            mine = len(world.devices(cell, kind))
+            if mine:
+                t, device = source_of(world, cell, kind, first, mine).until(world.duration)
+                found += [(when, kind, place, who) for place, (when, who) in enumerate(zip(t.tolist(), device.tolist(), strict=True))]  # fmt: skip  # noqa: E501
+            first += mine
+        return [(when, who) for when, _, _, who in sorted(found)]
+
+    def _arrive(self, cell: int, rid: int, t: int, device: int) -> None:
+        world, (devices, _) = self.world, self._people[cell]
+        one = Request(cell, rid, t, device)
+        kind, keys = int(devices.kind[device]), world.keys[cell]
+        self.stats.count[Count.ARRIVED] += 1
+        if len(devices.away.first) > 1 and _up_again(_periods(devices.away, device), t) != t:
+            self._end(one, -1, Reason.OFFLINE)
+            return
+        if uniform(keys[Purpose.TRIGGER], rid) >= world.kinds.pass_share[kind]:
+            self._end(one, -1, Reason.FILTERED)
+            return
+        service = int(drawn(world.kinds.service, kind, keys[Purpose.SERVICE_0], rid))
+        if len(devices.throttled) and devices.throttled[device]:
+            service = int(service * world.kinds.slowdown[kind])
+        free = int(devices.free[device])
+        start = max(t, free)
+        if t >= free + int(world.kinds.awake[kind]):
+            start = t + int(world.kinds.wake[kind])
+        end = start + service
+        devices.free[device] = end
+        if len(devices.busy):
+            devices.busy[device] += service
+        samples = world.tables[0].samples
+        upgraded = len(devices.upgrade) and t >= devices.upgrade[device]
+        one.row[0] = int(below(keys[Purpose.SAMPLE], rid, samples)) + (samples if upgraded else 0)
+        self.at(end, INFERRED_0, cell, rid, lambda: self._inferred_0(one, kind, service))
+
+    def _inferred_0(self, one: Request, kind: int, service: int) -> None:
+        world, now, (devices, _) = self.world, self.now, self._people[one.cell]
+        table, keys, kinds = world.tables[0], world.keys[one.cell], world.kinds
+        deadline = int(kinds.deadline[kind])
+        left = math.inf if deadline >= FAR else one.t + deadline - now
+        batch = Batch.of(
+            table.score[one.row[0]][None],
+            table.posterior[one.row[0]][None],
+            time_s=now / 1e9,
+            uniform=uniforms(keys[Purpose.UNIFORM_0], np.array([one.rid])),
+            remaining_ms=left / 1e6,
+            bytes_up=int(kinds.size[kind]),
+            upstream_ms=self._upstream_ms[0],
+            device=self._number(one),
+        )
+        action = self._decide(one, 0, kind, one.device, batch, left > 0)
+        if len(devices.charge) and devices.powered[one.device] and not self._lives(one, kind, service, action):
+            self._end(one, -1, Reason.DEAD)
+            return
+        self.stats.count[Count.SERVED_0] += 1
+        self.stats.count[Count.BUSY_NS_0] += service
+        self.stats.count[Count.WAIT_NS_0] += now - service - one.t
+        if action == Action.ACCEPT:
+            self._end(one, 0, Reason.OK)
+            self._learn(one, 0, Action.ACCEPT, now, -1)
+            return
+        if action == Action.ABSTAIN:
+            self._end(one, -1, Reason.ABSTAINED)
+            self._learn(one, 0, Action.ABSTAIN, now, -1)
+            return
+        if action == Action.DEFER:
+            self._end(one, 0, Reason.DEFERRED)
+            self._learn(one, 0, Action.ACCEPT, now, -1)
+            one.answered[0] = True
+        else:
+            self.stats.count[Count.ESCALATED_0] += 1
+            self._escalated(one, 0)
+            allowed = _allowed(left, int(kinds.reserve[kind]), int(kinds.timeout[kind]))
+            if allowed <= 0:
+                self._end(one, 0, Reason.DEADLINE)
+                self._learn(one, 0, Action.ACCEPT, now, -1)
+                return
+            one.limit[0] = now + allowed
+            self._wait(one, 0)
+        one.sent[0] = now
+        one.node = self._node(one, kind)
+        self._links[0][self.world.nodes(one.cell).start + one.node].send(one, int(kinds.size[kind]))
+
+    def _node(self, one: Request, kind: int) -> int:
+        devices, dwell = self._people[one.cell][0], int(self.world.kinds.dwell[kind])
+        if dwell < FAR:
+            move = (self.now + int(devices.phase[one.device])) // dwell
+            if move:
+                keys, nodes = self.world.keys[one.cell], len(self.world.nodes(one.cell))
+                return int(below(keys[Purpose.MOBILITY], (one.device << 32) + move, nodes))
+        return int(devices.node[one.device])
+
+    def _lives(self, one: Request, kind: int, service: int, action: int) -> bool:
+        """Charge the battery for one inference; whether the device lives to send what it decided."""
+        devices, kinds, d = self._people[one.cell][0], self.world.kinds, one.device
+        if devices.died[d] >= 0:
+            return False
+        idle = int(kinds.idle_uw[kind])
+        for until in (self.now - service, self.now):
+            passed, charge = until - int(devices.since[d]), int(devices.charge[d])
+            if passed <= 0:
+                continue
+            spent = passed // 1000 * idle + passed % 1000 * idle // 1000
+            if spent >= charge and idle > 0:
+                us = charge // idle
+                devices.died[d] = devices.since[d] + us * 1000 + -(-(charge - us * idle) * 1000 // idle)
+                devices.charge[d], devices.since[d] = 0, self.now
+                return False
+            devices.charge[d], devices.since[d] = charge - spent, until
+        active = int(kinds.active_uw[kind])
+        cost = service // 1000 * active + service % 1000 * active // 1000
+        if action in (Action.ESCALATE, Action.DEFER):
+            cost += int(kinds.message_pj[kind]) + int(kinds.byte_pj[kind]) * int(kinds.size[kind])
+        if cost >= devices.charge[d]:
+            devices.died[d], devices.charge[d] = self.now, 0
+            return False
+        devices.charge[d] -= cost
+        return True
+
+    def _rise(self, one: Request, limit: int) -> None:
+        one.sent[1], one.limit[1] = self.now, limit
+        if limit < FAR:
+            self._wait(one, 1)
+        self._links[1][self.world.nodes(one.cell).start + one.node].send(one, self.world.edge.size)
+
+    def _wait(self, one: Request, level: int) -> None:
+        limit = one.limit[level]
+
+        def over() -> None:
+            if one.limit[level] == limit:  # else it went into the outbox
+                self.give_up(one, level, Reason.TIMEOUT)
+
+        self.at(limit, (LIMIT_0, LIMIT_1)[level], one.cell, one.rid, over)
+
+    def _from_server(self, one: Request) -> None:
+        if one.answered[1]:
+            back = self.back(one)
+            self.at(self.now + back, ANSWER, one.cell, one.rid, lambda: self._end(one, 2, CORRECTED))
+            return
+        one.answered[1] = True
+        row = self.stats.series[self.interval_of(self.now)]
+        row[Series.ABOVE_1] += 1
+        row[Series.ABOVE_NS_1] += self.now - one.sent[1]
+        self._learn(one, 1, Action.ESCALATE, one.sent[1], 2)
+        self._go_home(one, 2, Reason.OK)
+
+    def _go_home(self, one: Request, tier: int, why: int) -> None:
+        self.at(self.now + self.back(one), ANSWER, one.cell, one.rid, lambda: self._deliver(one, tier, why))
+
+    def _deliver(self, one: Request, tier: int, why: int) -> None:
+        if one.answered[0]:
+            if tier >= 0:
+                self._end(one, tier, CORRECTED)
+            return
+        one.answered[0] = True
+        self._end(one, tier, why)
+        self._learn(one, 0, Action.ESCALATE, one.sent[0], tier)
+
+    def _decide(self, one: Request, level: int, which: int, unit: int, batch: Batch, feasible: bool) -> int:
+        policy = self.policies[which]
+        if policy.sequential:
+            policy = self._memories.setdefault((level, one.cell, unit), copy.deepcopy(policy))
+        decided = policy.decide(batch)
+        action = int(decided.action[0])
+        one.chance[level] = float(decided.propensity[0])
+        if policy.sequential:
+            done = action if feasible or action == Action.ABSTAIN else Action.ACCEPT
+            policy.commit(batch, np.array([done], np.int8))
+        return action
+
+    def _number(self, one: Request) -> int:
+        return int(self._people[one.cell][0].number[one.device])
+
+    def _end(self, one: Request, tier: int, why: int) -> None:
+        kind = int(self._people[one.cell][0].kind[one.device])
+        row = one.row[tier] if tier >= 0 else 0
+        self._ended.append(
+            [one.cell, one.rid, one.t, self._number(one), kind, tier, int(why), self.now, row, one.sent[0]]
+        )
+
+    def _learn(self, one: Request, level: int, action: int, decided: int, upper: int) -> None:
+        chance = int(np.array([one.chance[level]]).view(np.int64)[0])
+        took = self.now - decided if upper >= 0 else -1
+        upper_row = one.row[upper] if upper >= 0 else 0
+        self._fed.append(
+            [level, self.now, one.cell, one.rid, self._number(one), one.row[level], int(action), chance, decided, upper,
+             upper_row, took]
+        )  # fmt: skip
+
+    def _escalated(self, one: Request, level: int) -> None:
+        self._outcomes.append([level, self._number(one), self.now, 0, 0, 1])
+
+    def _control(self) -> None:
+        """Do what the engine does between windows."""
+        world, now = self.world, self.now
+        ended, fed = _matrix(self._ended, ENDED), _matrix(self._fed, FED)
+        self._count_ended()
+        self._mail.put([fed], [_matrix(self._outcomes, OUTCOME), *self._told(ended, fed)])
+        self._fed, self._outcomes = [], []
+        if now % world.feedback == 0 and self._asked.fed:
+            for policy, feedback in zip(self.policies, self._mail.feedback(now), strict=True):
+                if feedback is not None and listens(policy, "observe"):
+                    policy.observe(feedback)
+        if now % world.interval:
+            return
+        row = self.stats.series[now // world.interval - 1]
+        edge, server = self.scenario.edge_nodes, self.scenario.edge_servers
+        load = (
+            int(row[Series.BUSY_NS_1]) / (edge.count * edge.workers * world.interval),
+            int(row[Series.BUSY_NS_2]) / (server.count * server.workers * world.interval),
+        )
+        for policy, telemetry in zip(self.policies, self._mail.telemetry(now, world.interval, load), strict=True):
+            if listens(policy, "retune"):
+                policy.retune(telemetry)
+        self._upstream_ms = (
+            mean_ms(int(row[Series.ABOVE_NS_0]), int(row[Series.ABOVE_0]), self._upstream_ms[0]),
+            mean_ms(int(row[Series.ABOVE_NS_1]), int(row[Series.ABOVE_1]), self._upstream_ms[1]),
+        )
+        for cell, (devices, _) in enumerate(self._people):
+            for d in range(len(devices.busy)):
+                self._warm(cell, d, int(devices.busy[d]))
+            devices.busy[:] = 0
+
+    def _warm(self, cell: int, d: int, busy: int) -> None:
+        devices, interval = self._people[cell][0], self.world.interval
+        thermal = profile_of(self.scenario.endpoints[int(devices.kind[d])]).thermal
+        if thermal is None:
+            return
+        heat = (int(self.heat[cell][d]) * round(thermal.keep * 65536) >> 16) + busy
+        self.heat[cell][d] = heat
+        if heat >= round(thermal.hot * interval):
+            devices.throttled[d] = 1
+        elif heat <= round(thermal.cool * interval):
+            devices.throttled[d] = 0
+
+    def _told(self, ended: Any, fed: Any) -> list[Any]:
+        answers = ended[(ended[:, Ended.TIER] >= 0) & (ended[:, Ended.REASON] != CORRECTED)]
+        return [outcomes_0(answers, self.world.kinds.slo), outcomes_1(fed[fed[:, Fed.LEVEL] == 1])]
+
+    def _count_ended(self) -> None:
+        world, ended = self.world, _matrix(self._ended, ENDED)
+        right = tuple(table.right for table in world.tables)
+        count_ended(ended, self.stats, world.keys, world.kinds.slo, right, world.interval)
+        self._all.append(ended)
+        self._ended = []
+
+    def _close(self) -> None:
+        self._count_ended()
+        ended = np.concatenate(self._all)
+        ended = ended[ended[:, Ended.REASON] != CORRECTED]
+        self.requests_table = ended[np.lexsort((ended[:, Ended.RID], ended[:, Ended.CELL]))]
+
+    @property
+    def hash(self) -> str:
+        """As `FleetResult.hash`."""
+        return f"{int(self.stats.digest[0]):016x}"
+
+
+def _allowed(left: float, reserve: int, timeout: int) -> int:
+    return timeout if left == math.inf else math.floor(upstream_budget_s(left, reserve, timeout))
+
+
+def _periods(intervals: Intervals, unit: int) -> list[tuple[int, int]]:
+    if len(intervals.first) == 1:
+        return []
+    mine = slice(int(intervals.first[unit]), int(intervals.first[unit + 1]))
+    return list(zip(intervals.start[mine].tolist(), intervals.end[mine].tolist(), strict=True))
+
+
+def _up_again(periods: list[tuple[int, int]], t: int) -> int:
+    return next((end for start, end in periods if start <= t < end), t)
+
+
+def _matrix(rows: list[list[int]], width: int) -> Any:
+    return np.array(rows, np.int64).reshape(len(rows), width)

@@ -1,0 +1,67 @@
+"""The top tier: servers that answer whatever comes, fed by all cells in their order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from escalade.simulations.fleet import answers, desk
+from escalade.simulations.fleet.book import Book
+from escalade.simulations.fleet.columns import uniforms
+from escalade.simulations.fleet.draws import Purpose
+from escalade.simulations.fleet.intervals import from_config
+from escalade.simulations.fleet.rows import UP, Up
+from escalade.simulations.fleet.sink import Scratch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from escalade.simulations.fleet.book import Asked, CellOutput
+    from escalade.simulations.fleet.compiled import World
+    from escalade.simulations.fleet.result import Stats
+
+    Rows = NDArray[np.int64]
+
+
+class Servers:
+    """The state of the servers, brought forward window by window after the cells."""
+
+    def __init__(self, world: World) -> None:
+        self._world, self._scratch = world, Scratch()
+        count, nodes = world.scenario.edge_servers.count, world.scenario.edge_nodes.count
+        unit, keys = np.arange(count, dtype=np.int64), world.keys[world.cells]
+        self._units = desk.Units.idle(
+            world.server,
+            count,
+            world.upgrades(2, unit, uniforms(keys[Purpose.ROLLOUT_2], unit)),
+            from_config(world.scenario.edge_servers.failures, count, world.duration, keys[Purpose.FAILURE_2]),
+        )
+        self._unit_of = np.arange(nodes, dtype=np.int64) * count // nodes
+        self._pool = np.empty((0, UP), np.int64)
+
+    @property
+    def pending(self) -> int:
+        """Requests on their way to a server or in it."""
+        return len(self._pool)
+
+    def advance(self, up: Sequence[Rows], t1: int, stats: Stats, asked: Asked) -> CellOutput:
+        """Serve what arrives before `t1` and bring the answers home."""
+        world = self._world
+        book = Book(world, stats, asked, self._scratch)
+        for rows in up:
+            rows[:, Up.END] = -1
+        rows = np.concatenate([self._pool, *up])
+        book.serve(world.server, self._units, rows, self._unit_of, 2, t1)
+        over = rows[:, Up.END] >= 0
+        done = np.flatnonzero(over)
+        sink = book.sink(len(done))
+        back = answers.ways_back(world, rows[done])
+        answers.settle_server(world.uplink.latency, world.keys, sink, stats.series, world.interval, rows, done, back)
+        book.close(sink)
+        self._pool = rows[~over]
+        book.time_out(self._pool, t1, True)
+        book.out.pending = self.pending
+        return book.out

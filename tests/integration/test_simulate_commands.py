@@ -1,0 +1,211 @@
+"""`escalade simulate` as people call it: real files, exit codes, one line for a mistake, nothing lost."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from escalade.cli.main import main
+
+Captured = pytest.CaptureFixture[str]
+
+SCENARIO = """
+name: small
+duration_s: 60
+endpoints:
+  - name: a
+    count: 20
+    arrivals: {kind: poisson, rate_hz: 2.0}
+    deadline_ms: 500
+    policy: {name: Threshold, threshold: 0.8}
+edge_nodes: {count: 2}
+control: {interval_s: 5}
+engine: {window_s: 5}
+"""
+BROKEN = """
+from escalade.policies import Threshold
+
+
+class Broken(Threshold):
+    def decide(self, batch):
+        if len(batch) and batch.time_s.max() > 30:
+            raise RuntimeError("the sensor is on fire")
+        return super().decide(batch)
+"""
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> str:
+    (tmp_path / "small.yaml").write_text(SCENARIO)
+    return str(tmp_path / "small.yaml")
+
+
+def one_line(capsys: Captured, *arguments: str) -> str:
+    """Run a command that cannot work; return its line."""
+    assert main(["simulate", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    return err
+
+
+def test_run_prints_and_writes(scenario: str, tmp_path: Path, capsys: Captured) -> None:
+    """What is printed is what is written: the hash, and a row for each tier."""
+    out = tmp_path / "out"
+    assert main(["simulate", "run", scenario, "--seed", "5", "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    found = json.loads((out / "summary.json").read_text())
+    assert found["seed"] == 5
+    assert f"hash {found['hash']}" in text
+    assert f"endpoint {found['latency_ms']['endpoint']['count']:>20,}".split()[1] in text
+    assert (out / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_the_backend_does_not_matter(scenario: str, tmp_path: Path) -> None:
+    """Serial and threads give the same hash, one thread or two."""
+    hashes = set()
+    for number, options in enumerate((["--backend", "serial"], ["--workers", "1"], ["--workers", "2"])):
+        out = tmp_path / str(number)
+        assert (
+            main(["simulate", "run", scenario, "--set", "engine.cell_endpoints=10", *options, "--out", str(out)]) == 0
+        )
+        hashes.add(json.loads((out / "summary.json").read_text())["hash"])
+    assert len(hashes) == 1
+
+
+def test_replications_give_intervals(scenario: str, tmp_path: Path, capsys: Captured) -> None:
+    """Each with the next seed; the figures of all with their mean's interval."""
+    assert main(["simulate", "run", scenario, "--replications", "3", "--out", str(tmp_path)]) == 0
+    assert "over 3 seeds, with 95 % intervals:" in capsys.readouterr().out
+    found = json.loads((tmp_path / "summary.json").read_text())
+    assert [one["seed"] for one in found["replications"]] == [0, 1, 2]
+    assert found["estimates"]["accuracy"]["low"] < found["accuracy"] < 1
+
+
+def test_a_policy_that_raises_keeps_what_was_done(scenario: str, tmp_path: Path, capsys: Captured) -> None:
+    """Exit code 1 and one line with the simulated time; the partial result and the traceback are written."""
+    (tmp_path / "broken_fleet.py").write_text(BROKEN)
+    mine = "endpoints.a.policy={name: 'broken_fleet:Broken', threshold: 0.8}"
+    assert main(["simulate", "run", scenario, "--set", mine, "--out", str(tmp_path / "out")]) == 1
+    err = capsys.readouterr().err.splitlines()
+    assert "raised in decide at 30" in err[0]
+    assert err[0].endswith("RuntimeError: the sensor is on fire")
+    found = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert found["simulated_s"] == 30
+    assert found["requests"] > 1000
+    assert "in decide" in found["failure"]["traceback"]
+    assert "the sensor is on fire" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_control_c_writes_what_there_is(tmp_path: Path, terminal: bool) -> None:
+    """While it runs it says how far it is; interrupted, it ends with 130 and the files hold what was done."""
+    text = SCENARIO.replace("duration_s: 60", "duration_s: 1.0e+8").replace("interval_s: 5", "interval_s: 1.0e+6")
+    (tmp_path / "long.yaml").write_text(text)
+    reader, writer = pty.openpty() if terminal else os.pipe()
+    command = ["simulate", "run", "long.yaml", "--out", "out"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "escalade.cli.main", *command],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=writer,
+        env={**os.environ, "COLUMNS": "200", "TERM": "xterm"},
+        text=True,
+    )
+    os.close(writer)
+    with os.fdopen(reader, "rb", buffering=0) as said:
+        seen = b""
+        while b"requests" not in seen:
+            more = said.read(4096)
+            assert more, seen
+            seen += more
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=100)
+    assert b"edge server" in seen
+    assert process.returncode == 130
+    assert "of 1e+08 s simulated" in out
+    found = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert not found["complete"]
+    assert found["requests"] > 0
+
+
+def test_sweep_prints_a_table_and_writes_it(scenario: str, tmp_path: Path, capsys: Captured) -> None:
+    """A row for each combination, with intervals; the same seeds for all; one marked at least."""
+    grid = ["endpoints.a.policy.threshold=0.6,0.9", "edge_nodes.workers=1,2"]
+    assert main(["simulate", "sweep", scenario, "--grid", *grid, "--seeds", "0-1", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("threshold=0.6") == 2
+    assert "\n* " in out
+    rows = list(csv.DictReader((tmp_path / "sweep.csv").read_text().splitlines()))
+    assert len(rows) == 8
+    assert {row["endpoints.a.policy.threshold"] for row in rows} == {"0.6", "0.9"}
+    points = json.loads((tmp_path / "sweep.json").read_text())["points"]
+    assert points[2]["minus_first"]["share_endpoint"]["mean"] < 0
+    assert "Pareto" not in (tmp_path / "sweep.html").read_text()
+    assert (tmp_path / "sweep.html").read_text().count("<svg viewBox") >= 3
+
+
+def test_compare_finds_a_difference_and_none(scenario: str, tmp_path: Path, capsys: Captured) -> None:
+    """A lower threshold keeps more below, surely; a scenario differs from itself by nothing at all."""
+    b = ["--set-b", "endpoints.a.policy.threshold=0.5"]
+    assert main(["simulate", "compare", scenario, scenario, *b, "--out", str(tmp_path)]) == 0
+    (found,) = [line for line in capsys.readouterr().out.splitlines() if "share_endpoint " in line]
+    assert "may be none" not in found
+    rows = list(csv.DictReader((tmp_path / "comparison.csv").read_text().splitlines()))
+    assert [row["side"] for row in rows] == ["A"] * 3 + ["B"] * 3
+    assert main(["simulate", "compare", scenario, scenario]) == 0
+    assert "+0  [+0, +0]" in capsys.readouterr().out
+
+
+def test_capacity_finds_endpoints_and_workers(scenario: str, tmp_path: Path, capsys: Captured) -> None:
+    """More workers carry more endpoints: what is found for N endpoints is found again from its workers."""
+    base = [scenario, "--set", "duration_s=20", "--slo-ms", "60", "--slo-share", "0.9", "--set", "edge_nodes.count=20"]
+    assert main(["simulate", "capacity", *base, "--resolution", "0.2", "--out", str(tmp_path)]) == 0
+    most = json.loads((tmp_path / "capacity.json").read_text())
+    assert f"up to {most['answer']:,} endpoints" in capsys.readouterr().out
+    assert main(["simulate", "capacity", *base, "--find", "server-workers", "--endpoints", str(most["answer"])]) == 0
+    assert "with " in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_capacity_that_is_not_there_is_said(scenario: str, capsys: Captured) -> None:
+    """An objective below the fastest inference cannot be kept: exit code 1."""
+    assert main(["simulate", "capacity", scenario, "--slo-ms", "0.1"]) == 1
+    assert "does not keep 99 % within 0.1 ms even with one endpoint" in capsys.readouterr().out
+
+
+def test_list_names_the_scenarios(capsys: Captured) -> None:
+    """A line each, with what it is about."""
+    assert main(["simulate", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6
+    assert lines[0].startswith("factory-line          Inspection")
+
+
+def test_mistakes_are_one_line(scenario: str, tmp_path: Path, capsys: Captured) -> None:
+    """They name file or option, key and remedy; nothing is run."""
+    assert "nowhere: no such file, and no shipped scenario" in one_line(capsys, "run", "nowhere")
+    assert "nowhere.yaml: no such file" in one_line(capsys, "run", "nowhere.yaml")
+    assert "edge_nodes.cont: unknown key" in one_line(capsys, "run", scenario, "--set", "edge_nodes.cont=3")
+    assert "rate_hz" in one_line(capsys, "run", scenario, "--set", "endpoints.a.arrivals.rate_hz=-1")
+    assert "--grid x: write it as" in one_line(capsys, "sweep", scenario, "--grid", "x")
+    assert "--ray-address needs --backend ray" in one_line(capsys, "run", scenario, "--ray-address", "h:1")
+    (tmp_path / "file").write_text("")
+    assert "cannot be made" in one_line(capsys, "run", scenario, "--out", str(tmp_path / "file"))
+    assert "no policy" in one_line(capsys, "run", scenario, "--set", "endpoints.a.policy.name=Nothing").lower()
+
+
+@pytest.mark.parametrize("option", [["--seeds", "a"], ["--seeds", "1,1"], ["--workers", "0"]])
+def test_options_that_cannot_be_read_are_refused(scenario: str, option: list[str], capsys: Captured) -> None:
+    """By the grammar, with exit code 2."""
+    with pytest.raises(SystemExit) as ended:
+        main(["simulate", "compare", scenario, scenario, *option])
+    assert ended.value.code == 2
+    assert option[1] in capsys.readouterr().err

@@ -1,0 +1,94 @@
+"""The windowed engine and the reference of single events agree to the bit, whatever the scenario."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+
+from escalade.policies import Batch, Decisions, Policy, Threshold
+from escalade.simulations.fleet import parse_scenario, simulate
+from escalade.simulations.fleet.policy_setup import Given
+from escalade.simulations.fleet.reference import simulate_by_events
+from escalade.simulations.fleet.result import Count, Reason
+from escalade.simulations.fleet.scenario import Scenario
+
+from .conftest import assert_same
+from .scenarios import scenarios
+
+COUNTED = [
+    "ARRIVED", "ANSWERED_0", "ANSWERED_1", "ANSWERED_2", "CORRECT_0", "CORRECT_1", "CORRECT_2", "ESCALATED_0",
+    "ESCALATED_1", "BUSY_NS_0", "BUSY_NS_1", "BUSY_NS_2", "SERVED_0", "SERVED_1", "SERVED_2", "WAIT_NS_0", "WAIT_NS_1",
+    "WAIT_NS_2", "LOST_0", "LOST_1", "LATE", "CORRECTED",
+]  # fmt: skip
+
+
+def compare(data: dict[str, Any], policy: Given = None) -> np.ndarray[Any, Any]:
+    """Run both; return how often each reason occurred."""
+    scenario = parse_scenario(data)
+    windows = simulate(scenario, backend="serial", keep_requests=True, policy=policy)
+    events = simulate_by_events(scenario, policy=policy)
+    assert windows.failure is None
+    assert windows.requests_table is not None
+    table = np.stack(list(windows.requests_table.values()), axis=1)
+    assert np.array_equal(table, events.requests_table[:, : table.shape[1]])
+    assert windows.hash == events.hash
+    for name in COUNTED:
+        assert windows.stats.count[Count[name]] == events.stats.count[Count[name]], name
+    assert len(table) == windows.requests  # every request ends once
+    plain = simulate(scenario, backend="serial", policy=policy)
+    assert_same(plain.stats, windows.stats)
+    return windows.stats.reason
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(scenarios())
+def test_random_scenarios_give_the_same_requests_in_windows_and_by_events(data: dict[str, Any]) -> None:
+    """Tier, reason, time and correctness of every request, and the hash: with churn, batteries, heat, outages, loss,
+    breakers, batches, brown-outs, moves, rollouts, memories, learners and control."""
+    compare(data)
+
+
+class Everything(Policy):
+    """Takes each of the four actions by chance."""
+
+    def decide(self, batch: Batch) -> Decisions:
+        return Decisions((batch.uniform * 4).astype(np.int8), np.full(len(batch), 0.25))
+
+
+def test_every_way_a_request_can_end_is_compared(everything: Scenario) -> None:
+    """The comparison above would be empty if nothing ever went wrong in it."""
+    data = everything.model_dump(mode="json")
+    data["edge_nodes"] |= {"failures": {"up_s": 3, "down_s": 0.5, "periods": []}, "max_queue": 1}
+    data["endpoints"][0]["deadline_ms"] = 30
+    with_breaker = compare(data, Everything())
+    data["links"]["uplink"] |= {"breaker": None, "max_waiting": 1}
+    data["endpoints"][0]["deadline_ms"] = None
+    without = compare(data, {"endpoint": Everything(), "edge_node": Everything()})
+    reasons = with_breaker + without
+    assert all(reasons[reason] > 0 for reason in Reason if reason != Reason.INCOMPLETE), reasons.tolist()
+
+
+def test_hash_and_counters_do_not_depend_on_window_or_threads(everything: Scenario) -> None:
+    """Without feedback any window, and always any number of threads, gives the same."""
+    first = simulate(everything, backend="serial")
+    for window_s in (0.3, 1.7, 100.0):
+        engine = everything.engine.model_copy(update={"window_s": window_s})
+        other = simulate(everything.model_copy(update={"engine": engine}), backend="serial")
+        assert other.hash == first.hash
+        assert_same(other.stats, first.stats)
+    for workers in (1, 2, 5):
+        other = simulate(everything, backend="threads", workers=workers)
+        assert other.hash == first.hash
+        assert_same(other.stats, first.stats)
+
+
+def test_another_seed_or_policy_gives_another_hash(everything: Scenario) -> None:
+    """So the hash says something."""
+    hashes = {
+        simulate(everything, backend="serial").hash,
+        simulate(everything, backend="serial", seed=1).hash,
+        simulate(everything, backend="serial", policy={"camera": Threshold(0.81)}).hash,
+    }
+    assert len(hashes) == 3

@@ -120,14 +120,14 @@ def overtaken(history: History) -> None:
 def never_noticed(history: History) -> None:
     for place, answer in enumerate(history.answers):
         if answer.degraded:
-            history.answers[place] = answer._replace(at_s=sent(place).sent_s + 0.4)
+            history.answers[place] = answer._replace(at_s=sent(place).sent_s + 0.4, reason="timeout")
 
 
 def waited_for(history: History) -> None:
     """For one second, by every other request: the breaker does not spare them."""
     for place, answer in enumerate(history.answers):
         if 7.2 <= sent(place).sent_s < 8.2 and place % 2:
-            history.answers[place] = answer._replace(at_s=sent(place).sent_s + 0.4)
+            history.answers[place] = answer._replace(at_s=sent(place).sent_s + 0.4, reason="timeout")
 
 
 def never_back(history: History) -> None:
@@ -225,6 +225,15 @@ def test_the_recorders_own_lateness_is_not_the_tiers() -> None:
     history = good()
     late(history)
     history.stalls.append(Stall(sent(3).sent_s + 0.2, 0.05))
+    assert found(history) == set()
+
+
+def test_a_slow_answer_that_asked_nobody_waited_for_nobody() -> None:
+    """A busy machine is not a missing breaker."""
+    history = good()
+    for place, answer in enumerate(history.answers):
+        if answer.reason == "circuit_open":
+            history.answers[place] = answer._replace(at_s=sent(place).sent_s + 0.4)
     assert found(history) == set()
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 QUICK = 0.5
 """A degraded answer that took less than this share of the budget did not wait for the peer."""
+NOT_ASKED = "circuit_open"
+"""Nor did one that says this, however long a busy machine took over it."""
 PROBES = 0.25
 """This share of the answers may wait all the same: those that find out whether the peer is back."""
 FEW = 8
@@ -84,12 +86,13 @@ def noticed(history: History, episode: Episode, rules: Rules) -> Notice | None:
     if len(took) < FEW:
         return None
     quick_s = rules.local_s + QUICK * rules.budget_s
-    quick = [answer.at_s - fault.start_s for answer, sent_s in took if answer.at_s - sent_s < quick_s]
+    in_vain = {answer.id for answer, sent_s in took if answer.reason != NOT_ASKED and answer.at_s - sent_s >= quick_s}
+    quick = [answer.at_s - fault.start_s for answer, _ in took if answer.id not in in_vain]
     waited = []
     start_s = fault.start_s + rules.spare_s
     while start_s + 1.0 <= fault.stop_s:
-        second = [(answer, sent_s) for answer, sent_s in took if start_s <= sent_s < start_s + 1.0]
-        slow = tuple(answer.id for answer, sent_s in second if answer.at_s - sent_s >= quick_s)
+        second = [answer.id for answer, sent_s in took if start_s <= sent_s < start_s + 1.0]
+        slow = tuple(name for name in second if name in in_vain)
         if len(second) >= FEW and len(slow) > PROBES * len(second):
             waited.append(slow)
         start_s += 1.0

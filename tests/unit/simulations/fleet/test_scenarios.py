@@ -63,5 +63,5 @@ def test_the_wearables_show_empty_batteries() -> None:
 
 def test_a_name_that_is_no_scenario_is_one_line() -> None:
     """It lists those that ship."""
-    with pytest.raises(ConfigError, match="smart-camera: no such file, and no shipped scenario.*smart-cameras"):
+    with pytest.raises(ConfigError, match=r"smart-camera: no such file, and no shipped scenario.*smart-cameras"):
         find("smart-camera")

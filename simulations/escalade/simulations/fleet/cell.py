@@ -37,11 +37,11 @@ class Cell:
     It holds arrays and policies only, so it pickles; the world is given with every call.
     """
 
-    def __init__(self, world: World, number: int) -> None:
+    def __init__(self, world: World, number: int, asked: Asked) -> None:
         self.number = number
         nodes = world.nodes(number)
         keys = world.keys[number]
-        self.devices, self._capacity = population(world, number)
+        self.devices, self._capacity = population(world, number, told=asked.outcomes[0])
         self._heat = np.zeros_like(self.devices.busy)
         self.place = local.Place(number, keys, len(nodes), nodes.start, world.tables[0].samples)
         kinds = range(len(world.scenario.endpoints))
@@ -93,6 +93,13 @@ class Cell:
             book.time_out(rows, t1, edge)
         book.out.pending = self.pending
         return book.out
+
+    def told(self) -> NDArray[np.int64]:
+        """Return what telemetry was not told of yet, int64 ``[devices, 4]``: number and counts; and forget it."""
+        devices = self.devices
+        rows = np.concatenate([devices.number[: len(devices.told), None], devices.told], axis=1)
+        devices.told[:] = 0
+        return rows
 
     def control(self, world: World) -> None:
         """Do what happens at the end of a control interval: thermal states move on."""
@@ -149,7 +156,6 @@ class Cell:
             action = action.copy()
             local.spend(world.kinds, self.devices, stats.count, stats.series, interval, ready, action)
         going = action == local.ESCALATE
-        book.escalated(0, self.devices.number, rows[Local.DEVICE], rows[Local.END], going)
         up = np.empty((int(np.count_nonzero(going) + np.count_nonzero(action == local.DEFER)), UP), np.int64)
         chances = propensity.view(np.int64) if book.asked.fed else np.empty(0, np.int64)
         local.settle(
@@ -256,8 +262,8 @@ class Cell:
         which = np.flatnonzero(over)
         action, propensity = self._decide_1(world, control, rows, which)
         going = action == local.ESCALATE
-        if book.asked.outcomes:
-            book.escalated(1, rows[which, Up.NUMBER], None, rows[which, Up.END], going)
+        if book.asked.outcomes[1]:
+            book.escalated(rows[which[going], Up.NUMBER], rows[which[going], Up.END])
         up = np.empty((int(np.count_nonzero(going) + np.count_nonzero(action == local.DEFER)), UP), np.int64)
         chances = propensity.view(np.int64) if book.asked.fed else np.empty(0, np.int64)
         sink = book.sink(len(rows))

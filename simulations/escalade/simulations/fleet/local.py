@@ -54,6 +54,8 @@ class Devices(NamedTuple):
     """-1 for the living."""
     powered: NDArray[np.uint8]
     """Whether a device has a battery."""
+    told: NDArray[np.int64]
+    """``[D, 3]``: answers, those in time and escalations that telemetry has not been told of; empty for no one."""
 
 
 class Place(NamedTuple):
@@ -382,7 +384,7 @@ def settle(
     _settle(
         place.cell, place.keys[Purpose.MOBILITY], place.keys[Purpose.HASH], place.nodes, place.first_node,
         kinds.deadline, kinds.reserve, kinds.timeout, kinds.size, kinds.dwell, kinds.slo,
-        devices.kind, devices.number, devices.node, devices.phase,
+        devices.kind, devices.number, devices.node, devices.phase, devices.told,
         sink.ended, sink.fed, sink.size, stats.count, stats.reason, stats.hist, stats.series, stats.digest,
         stats.by_class, interval, rows, action, propensity, up, right, each,
     )  # fmt: skip
@@ -392,11 +394,11 @@ def settle(
 def _settle(
     cell: Any, move_key: Any, hash_key: Any, nodes: Any, first_node: Any,
     deadlines: Any, reserves: Any, timeouts: Any, sizes: Any, dwells: Any, slos: Any,
-    kind_of: Any, numbers: Any, home: Any, phase: Any,
+    kind_of: Any, numbers: Any, home: Any, phase: Any, told_of: Any,
     ended: Any, fed: Any, size: Any, count: Any, reason: Any, hist: Any, series: Any, digest: Any,
     by_class: Any, interval: Any, rows: Any, action: Any, propensity: Any, up: Any, right: Any, each: Any,
 ) -> None:  # fmt: skip
-    single = slos.shape[0] == 1
+    single, tells = slos.shape[0] == 1, told_of.shape[0] > 0
     last, kind = series.shape[0] - 1, 0
     begin, at = np.int64(0), np.int64(0)
     zero = np.int64(0)
@@ -440,6 +442,9 @@ def _settle(
                 by_class[kind, Class.ANSWERED] += 1
                 by_class[kind, Class.CORRECT] += good
                 by_class[kind, Class.LATE] += slow
+            if tells:
+                told_of[d, 0] += 1
+                told_of[d, 1] += 1 - slow
             took_all += took
             accepted += 1
             correct += good
@@ -455,6 +460,8 @@ def _settle(
             why, flags = Reason.DEFERRED, ANSWERED_0
         elif what == ESCALATE:
             count[Count.ESCALATED_0] += 1
+            if tells:
+                told_of[d, 2] += 1
             by_class[kind, Class.ESCALATED] += 1
             deadline = deadlines[kind]
             left = NO_LIMIT if deadline == NO_LIMIT else when + deadline - end

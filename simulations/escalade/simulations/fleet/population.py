@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 PJ_PER_MWH = 3_600_000_000_000
 
 
-def population(world: World, cell: int) -> tuple[Devices, NDArray[np.int64]]:
-    """Return a cell's endpoints and their batteries' capacities, pJ; by class, then by number."""
+def population(world: World, cell: int, *, told: bool = False) -> tuple[Devices, NDArray[np.int64]]:
+    """Return a cell's endpoints and their batteries' capacities, pJ; by class, then by number.
+
+    `told`: count for telemetry.
+    """
     endpoints, nodes = world.scenario.endpoints, world.nodes(cell)
     keys = world.keys[cell]
     ranges = [world.devices(cell, kind) for kind in range(len(endpoints))]
@@ -65,6 +68,7 @@ def population(world: World, cell: int) -> tuple[Devices, NDArray[np.int64]]:
         np.zeros(len(capacity), np.int64),
         np.full(len(capacity), -1, np.int64),
         (capacity > 0).astype(np.uint8),
+        np.zeros((total if told else 0, 3), np.int64),
     )
     return devices, capacity
 

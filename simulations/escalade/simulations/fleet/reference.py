@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from escalade.policies import Action, Batch, listens
-from escalade.simulations.fleet.book import Asked, outcomes_0, outcomes_1
+from escalade.simulations.fleet.book import outcomes_0, outcomes_1
 from escalade.simulations.fleet.columns import uniforms
 from escalade.simulations.fleet.compiled import World, profile_of
 from escalade.simulations.fleet.draws import Purpose, below, drawn, uniform
@@ -233,7 +233,7 @@ class _Reference:
         self._ended: list[list[int]] = []
         self._fed: list[list[int]] = []
         self._outcomes: list[list[int]] = []
-        self._asked = Asked(True, *(any(listens(one, what) for one in policies) for what in ("retune", "observe")))
+        self._observes = any(listens(one, "observe") for one in policies)
         self._memories: dict[tuple[int, int, int], Policy] = {}
         self._mail, self._upstream_ms = Mailbox(world), (float("nan"), float("nan"))
         self._people = [population(world, cell) for cell in range(world.cells)]
@@ -557,7 +557,7 @@ class _Reference:
         self._count_ended()
         self._mail.put([fed], [_matrix(self._outcomes, OUTCOME), *self._told(ended, fed)])
         self._fed, self._outcomes = [], []
-        if now % world.feedback == 0 and self._asked.fed:
+        if now % world.feedback == 0 and self._observes:
             for policy, feedback in zip(self.policies, self._mail.feedback(now), strict=True):
                 if feedback is not None and listens(policy, "observe"):
                     policy.observe(feedback)
@@ -569,8 +569,10 @@ class _Reference:
             int(row[Series.BUSY_NS_1]) / (edge.count * edge.workers * world.interval),
             int(row[Series.BUSY_NS_2]) / (server.count * server.workers * world.interval),
         )
-        for policy, telemetry in zip(self.policies, self._mail.telemetry(now, world.interval, load), strict=True):
-            if listens(policy, "retune"):
+        wanted = [listens(policy, "retune") for policy in self.policies]
+        told = self._mail.telemetry(now, world.interval, load, wanted)
+        for policy, telemetry in zip(self.policies, told, strict=True):
+            if telemetry is not None:
                 policy.retune(telemetry)
         self._upstream_ms = (
             mean_ms(int(row[Series.ABOVE_NS_0]), int(row[Series.ABOVE_0]), self._upstream_ms[0]),

@@ -122,11 +122,12 @@ class Cell:
     def finish(self, world: World, stats: Stats, until: int) -> Rows:
         """Drain batteries until the end; return what is left, int64 ``[4, n]``: see `ShardEnd`."""
         devices = self.devices
-        if not len(devices.charge):
+        if not len(devices.battery):
             return np.empty((4, 0), np.int64)
-        local.last_drain(world.kinds, devices, stats.count, stats.series, world.interval, until)
-        mine = devices.powered == 1
-        return np.stack([devices.number[mine], self._capacity[mine], devices.charge[mine], devices.died[mine]])
+        local.last_drain(world.kinds, devices, stats, world.interval, until)
+        left, died = devices.battery[:, local.CHARGE], devices.battery[:, local.DEATH]
+        mine = died != local.NO_BATTERY
+        return np.stack([devices.number[mine], self._capacity[mine], left[mine], died[mine]])
 
     # The stages, in the order of a request's way.
 
@@ -152,9 +153,9 @@ class Cell:
         self._inferring = later[:, :n_later].copy()
         rows = ready[:, :n_ready]
         action, propensity = self._decide_0(world, control, rows)
-        if len(self.devices.charge):
+        if len(self.devices.battery):
             action = action.copy()
-            local.spend(world.kinds, self.devices, stats.count, stats.series, interval, ready, action)
+            local.spend(world.kinds, self.devices, stats, interval, ready, action)
         going = action == local.ESCALATE
         up = np.empty((int(np.count_nonzero(going) + np.count_nonzero(action == local.DEFER)), UP), np.int64)
         chances = propensity.view(np.int64) if book.asked.fed else np.empty(0, np.int64)

@@ -11,7 +11,7 @@ from escalade.simulations.fleet.columns import uniforms
 from escalade.simulations.fleet.compiled import profile_of
 from escalade.simulations.fleet.draws import Purpose
 from escalade.simulations.fleet.intervals import NEVER, Intervals, alternating, from_config
-from escalade.simulations.fleet.local import Devices
+from escalade.simulations.fleet.local import ALIVE, NO_BATTERY, Devices
 from escalade.simulations.fleet.travel import Links
 
 if TYPE_CHECKING:
@@ -64,10 +64,7 @@ def population(world: World, cell: int, *, told: bool = False) -> tuple[Devices,
         _away(world, cell, ranges),
         np.zeros(total if heats else 0, np.uint8),
         np.zeros(total if heats else 0, np.int64),
-        capacity.copy(),
-        np.zeros(len(capacity), np.int64),
-        np.full(len(capacity), -1, np.int64),
-        (capacity > 0).astype(np.uint8),
+        np.stack([capacity, np.zeros_like(capacity), np.where(capacity > 0, ALIVE, NO_BATTERY)], axis=1),
         np.zeros((total if told else 0, 3), np.int64),
     )
     return devices, capacity

@@ -27,6 +27,7 @@ from escalade.simulations.fleet.compiled import World, profile_of
 from escalade.simulations.fleet.draws import Purpose, below, drawn, uniform
 from escalade.simulations.fleet.intervals import Intervals, from_config
 from escalade.simulations.fleet.learning import Mailbox, mean_ms
+from escalade.simulations.fleet.local import CHARGE, DEATH, NO_BATTERY, SINCE
 from escalade.simulations.fleet.policy_setup import Given, policies_of
 from escalade.simulations.fleet.population import population
 from escalade.simulations.fleet.result import Count, Reason, Series, Stats
@@ -409,7 +410,8 @@ class _Reference:
             device=self._number(one),
         )
         action = self._decide(one, 0, kind, one.device, batch, left > 0)
-        if len(devices.charge) and devices.powered[one.device] and not self._lives(one, kind, service, action):
+        has_battery = len(devices.battery) > 0 and devices.battery[one.device, DEATH] != NO_BATTERY
+        if has_battery and not self._lives(one, kind, service, action):
             self._end(one, -1, Reason.DEAD)
             return
         self.stats.count[Count.SERVED_0] += 1
@@ -453,28 +455,28 @@ class _Reference:
     def _lives(self, one: Request, kind: int, service: int, action: int) -> bool:
         """Charge the battery for one inference; whether the device lives to send what it decided."""
         devices, kinds, d = self._people[one.cell][0], self.world.kinds, one.device
-        if devices.died[d] >= 0:
+        battery = devices.battery[d]
+        if battery[DEATH] >= 0:
             return False
         idle = int(kinds.idle_uw[kind])
         for until in (self.now - service, self.now):
-            passed, charge = until - int(devices.since[d]), int(devices.charge[d])
+            passed, charge = until - int(battery[SINCE]), int(battery[CHARGE])
             if passed <= 0:
                 continue
             spent = passed // 1000 * idle + passed % 1000 * idle // 1000
             if spent >= charge and idle > 0:
                 us = charge // idle
-                devices.died[d] = devices.since[d] + us * 1000 + -(-(charge - us * idle) * 1000 // idle)
-                devices.charge[d], devices.since[d] = 0, self.now
+                battery[:] = 0, self.now, battery[SINCE] + us * 1000 + -(-(charge - us * idle) * 1000 // idle)
                 return False
-            devices.charge[d], devices.since[d] = charge - spent, until
+            battery[CHARGE], battery[SINCE] = charge - spent, until
         active = int(kinds.active_uw[kind])
         cost = service // 1000 * active + service % 1000 * active // 1000
         if action in (Action.ESCALATE, Action.DEFER):
             cost += int(kinds.message_pj[kind]) + int(kinds.byte_pj[kind]) * int(kinds.size[kind])
-        if cost >= devices.charge[d]:
-            devices.died[d], devices.charge[d] = self.now, 0
+        if cost >= battery[CHARGE]:
+            battery[DEATH], battery[CHARGE] = self.now, 0
             return False
-        devices.charge[d] -= cost
+        battery[CHARGE] -= cost
         return True
 
     def _rise(self, one: Request, limit: int) -> None:

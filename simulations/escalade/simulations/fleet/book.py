@@ -27,7 +27,8 @@ class Asked:
     """What the run wants to be told beside the counters."""
 
     keep: bool = False
-    outcomes: bool = False
+    outcomes: tuple[bool, bool] = (False, False)
+    """For policies of endpoints, of edge nodes, that retune."""
     fed: bool = False
 
 
@@ -53,11 +54,11 @@ class Book:
     @property
     def each(self) -> bool:
         """Whether single requests are asked for, not only counters."""
-        return self.asked.keep or self.asked.outcomes or self.asked.fed
+        return self.asked.keep or self.asked.fed
 
     def sink(self, rows: int, ends: int = 3) -> Sink:
         """Return buffers for what becomes of so many requests; by default each may end once and be corrected twice."""
-        return self.scratch.sink(rows, ends, fed=self.asked.fed or self.asked.outcomes)
+        return self.scratch.sink(rows, ends, fed=self.asked.fed or self.asked.outcomes[1])
 
     def close(self, sink: Sink) -> None:
         """Count what kernels put down, and keep what is asked for."""
@@ -67,9 +68,11 @@ class Book:
         fed = sink.fed[: sink.size[AT_FED]]
         if self.asked.keep and len(ended):
             self.out.ended.append(ended[ended[:, Ended.REASON] != CORRECTED])
-        if self.asked.outcomes and len(ended):
+        if self.asked.outcomes[0] and len(ended):
             answered = ended[(ended[:, Ended.TIER] >= 0) & (ended[:, Ended.REASON] != CORRECTED)]
-            self.out.outcomes += [outcomes_0(answered, world.kinds.slo), outcomes_1(fed[fed[:, Fed.LEVEL] == 1])]
+            self.out.outcomes.append(outcomes_0(answered, world.kinds.slo))
+        if self.asked.outcomes[1] and len(fed):
+            self.out.outcomes.append(outcomes_1(fed[fed[:, Fed.LEVEL] == 1]))
         if self.asked.fed and len(fed):
             self.out.fed.append(fed.copy())
 
@@ -83,21 +86,12 @@ class Book:
             ends = np.searchsorted(t, np.arange(first + 1, last + 2) * interval)
             self.stats.series[first : last + 1, Series.ARRIVED] += np.diff(ends, prepend=0)
 
-    def escalated(
-        self,
-        level: int,
-        number: NDArray[np.int64],
-        which: NDArray[np.int64] | None,
-        when: NDArray[np.int64],
-        going: NDArray[np.bool_],
-    ) -> None:
-        """Keep escalations for telemetry."""
-        if self.asked.outcomes:
-            unit = number[going] if which is None else number[which[going]]
-            rows = np.zeros((len(unit), OUTCOME), np.int64)
-            rows[:, Outcome.LEVEL], rows[:, Outcome.UNIT] = level, unit
-            rows[:, Outcome.KNOWN], rows[:, Outcome.ESCALATED] = when[going], 1
-            self.out.outcomes.append(rows)
+    def escalated(self, number: NDArray[np.int64], when: NDArray[np.int64]) -> None:
+        """Keep escalations of the edge nodes for telemetry."""
+        rows = np.zeros((len(number), OUTCOME), np.int64)
+        rows[:, Outcome.LEVEL], rows[:, Outcome.UNIT] = 1, number
+        rows[:, Outcome.KNOWN], rows[:, Outcome.ESCALATED] = when, 1
+        self.out.outcomes.append(rows)
 
     def below(self, rows: Rows, hop: int) -> None:
         """Let the sending tier answer what did not get over a hop."""

@@ -37,11 +37,11 @@ class Cell:
     It holds arrays and policies only, so it pickles; the world is given with every call.
     """
 
-    def __init__(self, world: World, number: int) -> None:
+    def __init__(self, world: World, number: int, asked: Asked) -> None:
         self.number = number
         nodes = world.nodes(number)
         keys = world.keys[number]
-        self.devices, self._capacity = population(world, number)
+        self.devices, self._capacity = population(world, number, told=asked.outcomes[0])
         self._heat = np.zeros_like(self.devices.busy)
         self.place = local.Place(number, keys, len(nodes), nodes.start, world.tables[0].samples)
         kinds = range(len(world.scenario.endpoints))
@@ -94,6 +94,13 @@ class Cell:
         book.out.pending = self.pending
         return book.out
 
+    def told(self) -> NDArray[np.int64]:
+        """Return what telemetry was not told of yet, int64 ``[devices, 4]``: number and counts; and forget it."""
+        devices = self.devices
+        rows = np.concatenate([devices.number[: len(devices.told), None], devices.told], axis=1)
+        devices.told[:] = 0
+        return rows
+
     def control(self, world: World) -> None:
         """Do what happens at the end of a control interval: thermal states move on."""
         devices = self.devices
@@ -115,11 +122,12 @@ class Cell:
     def finish(self, world: World, stats: Stats, until: int) -> Rows:
         """Drain batteries until the end; return what is left, int64 ``[4, n]``: see `ShardEnd`."""
         devices = self.devices
-        if not len(devices.charge):
+        if not len(devices.battery):
             return np.empty((4, 0), np.int64)
-        local.last_drain(world.kinds, devices, stats.count, stats.series, world.interval, until)
-        mine = devices.powered == 1
-        return np.stack([devices.number[mine], self._capacity[mine], devices.charge[mine], devices.died[mine]])
+        local.last_drain(world.kinds, devices, stats, world.interval, until)
+        left, died = devices.battery[:, local.CHARGE], devices.battery[:, local.DEATH]
+        mine = died != local.NO_BATTERY
+        return np.stack([devices.number[mine], self._capacity[mine], left[mine], died[mine]])
 
     # The stages, in the order of a request's way.
 
@@ -145,11 +153,10 @@ class Cell:
         self._inferring = later[:, :n_later].copy()
         rows = ready[:, :n_ready]
         action, propensity = self._decide_0(world, control, rows)
-        if len(self.devices.charge):
+        if len(self.devices.battery):
             action = action.copy()
-            local.spend(world.kinds, self.devices, stats.count, stats.series, interval, ready, action)
+            local.spend(world.kinds, self.devices, stats, interval, ready, action)
         going = action == local.ESCALATE
-        book.escalated(0, self.devices.number, rows[Local.DEVICE], rows[Local.END], going)
         up = np.empty((int(np.count_nonzero(going) + np.count_nonzero(action == local.DEFER)), UP), np.int64)
         chances = propensity.view(np.int64) if book.asked.fed else np.empty(0, np.int64)
         local.settle(
@@ -256,8 +263,8 @@ class Cell:
         which = np.flatnonzero(over)
         action, propensity = self._decide_1(world, control, rows, which)
         going = action == local.ESCALATE
-        if book.asked.outcomes:
-            book.escalated(1, rows[which, Up.NUMBER], None, rows[which, Up.END], going)
+        if book.asked.outcomes[1]:
+            book.escalated(rows[which[going], Up.NUMBER], rows[which[going], Up.END])
         up = np.empty((int(np.count_nonzero(going) + np.count_nonzero(action == local.DEFER)), UP), np.int64)
         chances = propensity.view(np.int64) if book.asked.fed else np.empty(0, np.int64)
         sink = book.sink(len(rows))

@@ -108,7 +108,7 @@ class _Run:
         self._observes = [listens(one, "observe") for one in policies]
         self._retunes = [listens(one, "retune") for one in policies]
         self._told = any("upstream_ms" in reads(world, one, level) for one, level in zip(policies, levels, strict=True))
-        self._asked = Asked(keep, any(self._retunes), any(self._observes))
+        self._asked = Asked(keep, (any(self._retunes[:-1]), self._retunes[-1]), any(self._observes))
         heats = any(profile_of(one).thermal is not None for one in world.scenario.endpoints)
         steps = []
         if any(self._retunes) or self._told or heats:
@@ -133,13 +133,13 @@ class _Run:
         for t1 in self._windows:
             outputs = self.backend.advance(control, t1)
             result.failure = next((one.failure for one in outputs if one.failure is not None), None)
-            served = self._serve(outputs, t1)
+            self._serve(outputs, t1)
             if result.failure is not None:
                 break
             now = min(t1, world.duration)
             if t1 < world.duration:
                 try:
-                    control = self._control(outputs, served, t1)
+                    control = self._control(outputs, t1)
                 except PolicyRaisedError as error:
                     result.failure = error.failure
                     break
@@ -156,21 +156,21 @@ class _Run:
         result.peak_rss_mb = _peak_rss_mb() + elsewhere_mb
         return result
 
-    def _serve(self, outputs: list[ShardOutput], t1: int) -> int:
+    def _serve(self, outputs: list[ShardOutput], t1: int) -> None:
         served = self._servers.advance([one.up for one in outputs], t1, self._stats, self._asked)
         self._ended += served.ended
         self._mail.put(
             [*(one.feedback for one in outputs), *served.fed], [*(one.outcomes for one in outputs), *served.outcomes]
         )
+        for one in outputs:
+            self._mail.put_counts(one.told)
         self._requests += sum(one.requests for one in outputs)
         for level in (0, 1):
             self._answered[level] += sum(one.answered[level] for one in outputs)
         self._pending = sum(one.pending for one in outputs) + served.pending
-        return served.pending
 
-    def _control(self, outputs: list[ShardOutput], served: int, t1: int) -> Control:
+    def _control(self, outputs: list[ShardOutput], t1: int) -> Control:
         """Tell the policies what is due at `t1`; return what is in force from then on."""
-        del served
         world, changed = self._world, False
         control = Control(upstream_ms=self._upstream_ms)
         if any(self._observes) and t1 % world.feedback == 0:
@@ -186,8 +186,8 @@ class _Run:
                     int(row[Series.BUSY_NS_1]) / (edge.count * edge.workers * world.interval),
                     int(row[Series.BUSY_NS_2]) / (server.count * server.workers * world.interval),
                 )
-                for number, telemetry in enumerate(self._mail.telemetry(t1, world.interval, load)):
-                    if self._retunes[number]:
+                for number, telemetry in enumerate(self._mail.telemetry(t1, world.interval, load, self._retunes)):
+                    if telemetry is not None:
                         self._tell(number, "retune", telemetry, t1)
                         changed = True
             if self._told:

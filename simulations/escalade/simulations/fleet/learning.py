@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,14 +26,39 @@ class Mailbox:
     def __init__(self, world: World) -> None:
         self._world = world
         self._fed = np.empty((0, FED), np.int64)
-        self._outcomes = np.empty((0, OUTCOME), np.int64)
+        self._later = np.empty((0, OUTCOME), np.int64)
+        """Outcomes of intervals to come."""
+        self._counts: dict[int, NDArray[np.int64]] = {}
+        """By level, of the interval: int64 ``[3, devices]``, answers, those in time, escalations."""
+        self._edge = world.interval
 
     def put(self, fed: list[Rows], outcomes: list[Rows]) -> None:
         """Keep what a window gave."""
         if fed:
             self._fed = np.concatenate([self._fed, *fed])
-        if outcomes:
-            self._outcomes = np.concatenate([self._outcomes, *outcomes])
+        for rows in outcomes:
+            now = rows[:, Outcome.KNOWN] < self._edge
+            self._add(rows[now])
+            if not now.all():
+                self._later = np.concatenate([self._later, rows[~now]])
+
+    def put_counts(self, told: Rows) -> None:
+        """Add what the endpoints counted themselves, int64 ``[n, 4]``; see `ShardOutput`."""
+        if len(told):
+            counts = self._of(0)
+            for column in range(3):
+                counts[column, told[:, 0]] += told[:, column + 1]
+
+    def _of(self, level: int) -> NDArray[np.int64]:
+        return self._counts.setdefault(level, np.zeros((3, int(self._world.class_first[-1])), np.int64))
+
+    def _add(self, rows: Rows) -> None:
+        for level in (0, 1):
+            mine = rows[rows[:, Outcome.LEVEL] == level]
+            if len(mine):
+                counts = self._of(level)
+                for place, column in enumerate((Outcome.ANSWERED, Outcome.IN_TIME, Outcome.ESCALATED)):
+                    np.add.at(counts[place], mine[:, Outcome.UNIT], mine[:, column])
 
     def feedback(self, now: int) -> list[Feedback | None]:
         """Return what is known before `now` ns, for each class of endpoints and for the edge nodes; None for nothing.
@@ -74,34 +100,31 @@ class Mailbox:
             device=rows[:, Fed.DEVICE],
         )
 
-    def telemetry(self, now: int, interval: int, load: tuple[float, float]) -> list[Telemetry]:
+    def telemetry(
+        self, now: int, interval: int, load: tuple[float, float], wanted: list[bool]
+    ) -> list[Telemetry | None]:
         """Return how the devices fared up to `now` ns: for each class's policy, and as the edge nodes' policy sees it.
 
-        `load` is the busy share of edge nodes and of servers in the interval.
+        None where it is not `wanted`. `load` is the busy share of edge nodes and of servers in the interval.
         """
-        known = self._outcomes[:, Outcome.KNOWN] < now
-        due, self._outcomes = self._outcomes[known], self._outcomes[~known]
-        firsts = self._world.class_first
-        total = int(firsts[-1])
-        found = []
-        for level, ranges in (
-            (0, list(zip(firsts[:-1].tolist(), firsts[1:].tolist(), strict=True))),
-            (1, [(0, total)]),
-        ):
-            mine = due[due[:, Outcome.LEVEL] == level]
-            counts = [
-                np.bincount(mine[mine[:, which] == 1, Outcome.UNIT], minlength=total).astype(np.int64)
-                for which in (Outcome.ANSWERED, Outcome.IN_TIME, Outcome.ESCALATED)
-            ]
-            for low, high in ranges:
-                device = np.arange(low, high, dtype=np.int64)
-                answered, in_time, escalated = (column[low:high] for column in counts)
-                kind = np.searchsorted(firsts, device, side="right") - 1
-                found.append(
-                    Telemetry(
-                        now / 1e9, interval / 1e9, device, kind, answered, in_time, escalated, upstream_load=load[level]
-                    )
+        firsts, found = self._world.class_first.tolist(), list[Telemetry | None]()
+        groups = [(0, low, high) for low, high in itertools.pairwise(firsts)] + [(1, 0, firsts[-1])]
+        for (level, low, high), want in zip(groups, wanted, strict=True):
+            if not want:
+                found.append(None)
+                continue
+            device = np.arange(low, high, dtype=np.int64)
+            kind = np.repeat(np.arange(len(firsts) - 1), np.diff(firsts))[low:high]
+            answered, in_time, escalated = (column[low:high].copy() for column in self._of(level))
+            found.append(
+                Telemetry(
+                    now / 1e9, interval / 1e9, device, kind, answered, in_time, escalated, upstream_load=load[level]
                 )
+            )
+        self._counts, self._edge = {}, now + interval
+        due = self._later[:, Outcome.KNOWN] < self._edge
+        rows, self._later = self._later[due], self._later[~due]
+        self._add(rows)
         return found
 
 

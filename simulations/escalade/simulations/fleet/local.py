@@ -25,6 +25,9 @@ ACCEPT, ESCALATE, DEFER, ABSTAIN = 0, 1, 2, 3
 DIED = 4
 """In a column of actions: the battery was empty before the decision."""
 NO_LIMIT = FAR
+CHARGE, SINCE, DEATH = range(3)
+ALIVE, NO_BATTERY = -1, -2
+"""In place of a time of death."""
 
 
 class Devices(NamedTuple):
@@ -46,14 +49,10 @@ class Devices(NamedTuple):
     """Empty where nothing throttles."""
     busy: NDArray[np.int64]
     """In this control interval; empty likewise."""
-    charge: NDArray[np.int64]
-    """Left in the battery; empty where there is none."""
-    since: NDArray[np.int64]
-    """When `charge` was that."""
-    died: NDArray[np.int64]
-    """-1 for the living."""
-    powered: NDArray[np.uint8]
-    """Whether a device has a battery."""
+    battery: NDArray[np.int64]
+    """``[D, 3]``: what is left, since when, and when it died (`ALIVE`, `NO_BATTERY`); empty where no one has any."""
+    told: NDArray[np.int64]
+    """``[D, 3]``: answers, those in time and escalations that telemetry has not been told of; empty for no one."""
 
 
 class Place(NamedTuple):
@@ -231,122 +230,71 @@ def drained(charge: Any, since: Any, until: Any, power: Any) -> Any:
     return charge, np.int64(-1)
 
 
-def spend(kinds: Any, devices: Any, count: Any, series: Any, interval: Any, rows: Any, action: Any) -> None:
+def spend(
+    kinds: Kinds, devices: Devices, stats: Stats, interval: int, rows: NDArray[np.int64], action: NDArray[np.int8]
+) -> None:
     """Charge batteries for inferences and messages, in order; mark as `DIED` what a device did not live to decide.
 
     A device that runs out while it infers, or by sending, is dead at the end of that inference; what it sent with its
     last charge is not received.
     """
     _spend(
-        kinds.active_uw,
-        kinds.byte_pj,
-        kinds.idle_uw,
-        kinds.message_pj,
-        kinds.size,
-        devices.charge,
-        devices.died,
-        devices.kind,
-        devices.powered,
-        devices.since,
-        count,
-        series,
-        interval,
-        rows,
-        action,
-    )
+        kinds.idle_uw, kinds.active_uw, kinds.message_pj + kinds.byte_pj * kinds.size, devices.kind, devices.battery,
+        stats.count, stats.series, interval, rows, action,
+    )  # fmt: skip
 
 
 @kernel
 def _spend(
-    kinds_active_uw: Any,
-    kinds_byte_pj: Any,
-    kinds_idle_uw: Any,
-    kinds_message_pj: Any,
-    kinds_size: Any,
-    devices_charge: Any,
-    devices_died: Any,
-    devices_kind: Any,
-    devices_powered: Any,
-    devices_since: Any,
-    count: Any,
-    series: Any,
-    interval: Any,
-    rows: Any,
+    idle: Any, active: Any, sending: Any, kind_of: Any, battery: Any, count: Any, series: Any, interval: Any, rows: Any,
     action: Any,
-) -> None:
-    charge, since, died, powered, kind_of = (
-        devices_charge, devices_since, devices_died, devices_powered, devices_kind
-    )  # fmt: skip
-    idle, active, byte, message, size = (
-        kinds_idle_uw, kinds_active_uw, kinds_byte_pj, kinds_message_pj, kinds_size
-    )  # fmt: skip
-    last = series.shape[0] - 1
+) -> None:  # fmt: skip
+    single, kind, last = idle.shape[0] == 1, 0, series.shape[0] - 1
     for i in range(action.shape[0]):
         d = rows[Local.DEVICE, i]
-        if powered[d] == 0:
+        if battery[d, DEATH] == NO_BATTERY:
             continue
-        if died[d] >= 0:
+        if battery[d, DEATH] >= 0:
             action[i] = DIED
             continue
-        end, service, kind = rows[Local.END, i], rows[Local.SERVICE, i], kind_of[d]
-        left, death = drained(charge[d], since[d], end - service, idle[kind])
+        if not single:
+            kind = kind_of[d]
+        end, service, since = rows[Local.END, i], rows[Local.SERVICE, i], battery[d, SINCE]
+        left, death = drained(battery[d, CHARGE], since, end - service, idle[kind])
         if death < 0:
-            left, death = drained(left, max(since[d], end - service), end, idle[kind])
+            left, death = drained(left, max(since, end - service), end, idle[kind])
         if death < 0:
             cost = idle_pj(active[kind], service)
             if action[i] == ESCALATE or action[i] == DEFER:
-                cost += message[kind] + byte[kind] * size[kind]
+                cost += sending[kind]
             if cost >= left:
                 left, death = np.int64(0), end
             else:
                 left -= cost
-        charge[d] = left
-        since[d] = end
+        battery[d, CHARGE] = left
+        battery[d, SINCE] = end
         if death >= 0:
-            died[d] = death
+            battery[d, DEATH] = death
             action[i] = DIED
             count[Count.DEATHS] += 1
             series[min(death // interval, last), Series.DEATHS] += 1
 
 
-def last_drain(kinds: Any, devices: Any, count: Any, series: Any, interval: Any, until: Any) -> None:
+def last_drain(kinds: Kinds, devices: Devices, stats: Stats, interval: int, until: int) -> None:
     """Let the living idle until the end of the run."""
-    _last_drain(
-        kinds.idle_uw,
-        devices.charge,
-        devices.died,
-        devices.kind,
-        devices.powered,
-        devices.since,
-        count,
-        series,
-        interval,
-        until,
-    )
+    _last_drain(kinds.idle_uw, devices.kind, devices.battery, stats.count, stats.series, interval, until)
 
 
 @kernel
 def _last_drain(
-    kinds_idle_uw: Any,
-    devices_charge: Any,
-    devices_died: Any,
-    devices_kind: Any,
-    devices_powered: Any,
-    devices_since: Any,
-    count: Any,
-    series: Any,
-    interval: Any,
-    until: Any,
-) -> None:
-    charge, since, died, powered, kind_of = (
-        devices_charge, devices_since, devices_died, devices_powered, devices_kind
-    )  # fmt: skip
-    for d in range(charge.shape[0]):
-        if powered[d] == 1 and died[d] < 0:
-            left, death = drained(charge[d], since[d], until, kinds_idle_uw[kind_of[d]])
-            charge[d] = left
+    idle: Any, kind_of: Any, battery: Any, count: Any, series: Any, interval: Any, until: Any
+) -> None:  # fmt: skip
+    for d in range(battery.shape[0]):
+        if battery[d, DEATH] == ALIVE:
+            left, death = drained(battery[d, CHARGE], battery[d, SINCE], until, idle[kind_of[d]])
+            battery[d, CHARGE] = left
             if death >= 0:
-                died[d] = death
+                battery[d, DEATH] = death
                 count[Count.DEATHS] += 1
                 series[min(death // interval, series.shape[0] - 1), Series.DEATHS] += 1
 
@@ -382,7 +330,7 @@ def settle(
     _settle(
         place.cell, place.keys[Purpose.MOBILITY], place.keys[Purpose.HASH], place.nodes, place.first_node,
         kinds.deadline, kinds.reserve, kinds.timeout, kinds.size, kinds.dwell, kinds.slo,
-        devices.kind, devices.number, devices.node, devices.phase,
+        devices.kind, devices.number, devices.node, devices.phase, devices.told,
         sink.ended, sink.fed, sink.size, stats.count, stats.reason, stats.hist, stats.series, stats.digest,
         stats.by_class, interval, rows, action, propensity, up, right, each,
     )  # fmt: skip
@@ -392,11 +340,11 @@ def settle(
 def _settle(
     cell: Any, move_key: Any, hash_key: Any, nodes: Any, first_node: Any,
     deadlines: Any, reserves: Any, timeouts: Any, sizes: Any, dwells: Any, slos: Any,
-    kind_of: Any, numbers: Any, home: Any, phase: Any,
+    kind_of: Any, numbers: Any, home: Any, phase: Any, told_of: Any,
     ended: Any, fed: Any, size: Any, count: Any, reason: Any, hist: Any, series: Any, digest: Any,
     by_class: Any, interval: Any, rows: Any, action: Any, propensity: Any, up: Any, right: Any, each: Any,
 ) -> None:  # fmt: skip
-    single = slos.shape[0] == 1
+    single, tells = slos.shape[0] == 1, told_of.shape[0] > 0
     last, kind = series.shape[0] - 1, 0
     begin, at = np.int64(0), np.int64(0)
     zero = np.int64(0)
@@ -440,6 +388,9 @@ def _settle(
                 by_class[kind, Class.ANSWERED] += 1
                 by_class[kind, Class.CORRECT] += good
                 by_class[kind, Class.LATE] += slow
+            if tells:
+                told_of[d, 0] += 1
+                told_of[d, 1] += 1 - slow
             took_all += took
             accepted += 1
             correct += good
@@ -455,6 +406,8 @@ def _settle(
             why, flags = Reason.DEFERRED, ANSWERED_0
         elif what == ESCALATE:
             count[Count.ESCALATED_0] += 1
+            if tells:
+                told_of[d, 2] += 1
             by_class[kind, Class.ESCALATED] += 1
             deadline = deadlines[kind]
             left = NO_LIMIT if deadline == NO_LIMIT else when + deadline - end

@@ -27,10 +27,13 @@ def by_time(
         return _slow(t, number, cell)
     packed = ((t - low) << _PLACE_BITS) | np.arange(n, dtype=np.int64)
     packed.sort()
-    when = packed >> _PLACE_BITS
-    if (when[1:] == when[:-1]).any():
-        return _slow(t, number, cell)
     order: NDArray[np.int64] = packed & ((1 << _PLACE_BITS) - 1)
+    packed >>= _PLACE_BITS
+    same = packed[1:] == packed[:-1]
+    if same.any():  # only those are sorted again; they stand together
+        tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
+        mine = order[tied]
+        order[tied] = mine[_slow(t[mine], number[mine], None if cell is None else cell[mine])]
     return order
 
 

@@ -11,7 +11,7 @@ from escalade.simulations.fleet.columns import uniforms
 from escalade.simulations.fleet.compiled import profile_of
 from escalade.simulations.fleet.draws import Purpose
 from escalade.simulations.fleet.intervals import NEVER, Intervals, alternating, from_config
-from escalade.simulations.fleet.local import Devices
+from escalade.simulations.fleet.local import ALIVE, NO_BATTERY, Devices
 from escalade.simulations.fleet.travel import Links
 
 if TYPE_CHECKING:
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 PJ_PER_MWH = 3_600_000_000_000
 
 
-def population(world: World, cell: int) -> tuple[Devices, NDArray[np.int64]]:
-    """Return a cell's endpoints and their batteries' capacities, pJ; by class, then by number."""
+def population(world: World, cell: int, *, told: bool = False) -> tuple[Devices, NDArray[np.int64]]:
+    """Return a cell's endpoints and their batteries' capacities, pJ; by class, then by number.
+
+    `told`: count for telemetry.
+    """
     endpoints, nodes = world.scenario.endpoints, world.nodes(cell)
     keys = world.keys[cell]
     ranges = [world.devices(cell, kind) for kind in range(len(endpoints))]
@@ -61,10 +64,8 @@ def population(world: World, cell: int) -> tuple[Devices, NDArray[np.int64]]:
         _away(world, cell, ranges),
         np.zeros(total if heats else 0, np.uint8),
         np.zeros(total if heats else 0, np.int64),
-        capacity.copy(),
-        np.zeros(len(capacity), np.int64),
-        np.full(len(capacity), -1, np.int64),
-        (capacity > 0).astype(np.uint8),
+        np.stack([capacity, np.zeros_like(capacity), np.where(capacity > 0, ALIVE, NO_BATTERY)], axis=1),
+        np.zeros((total if told else 0, 3), np.int64),
     )
     return devices, capacity
 

@@ -58,6 +58,9 @@ class ShardOutput:
         Requests that are under way at the end of the window.
     interval
         int64 ``[SERIES]``: the row of the time series of the control interval that the window ended, or is in.
+    told
+        int64 ``[devices, 4]``, at the end of a control interval, for endpoints' policies that retune: number of the
+        device, its answers at once, those in time, and its escalations; `outcomes` has the rest.
     failure
         A policy raised; the window's state is then not whole, and the run ends.
     """
@@ -69,6 +72,7 @@ class ShardOutput:
     answered: tuple[int, int]
     pending: int
     interval: NDArray[np.int64]
+    told: NDArray[np.int64]
     failure: Failure | None = None
 
 

@@ -17,12 +17,16 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from escalade.simulations.fleet.protocol import ranges
 from escalade.tiers.errors import SetupError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
+
+    from numpy.typing import NDArray
 
     from escalade.simulations.fleet.book import Asked
     from escalade.simulations.fleet.compiled import World
@@ -223,7 +227,7 @@ class _Shard:
 
     def __init__(self, ray: Any, world: Any, cells: range, asked: Asked) -> None:
         self._ray, self._made_of = ray, (world, cells, asked)
-        self._checkpoint: bytes | None = None
+        self._checkpoint: NDArray[np.uint8] | None = None
         self._checkpointed = time.monotonic()
         self._since: list[Any] = []
         self._deaths = self.restarts = 0
@@ -289,17 +293,18 @@ class ShardActor:
     def __init__(self, paths: Sequence[str]) -> None:
         _add_paths(paths)  # before anything comes whose classes lie there
 
-    def build(self, world: World, cells: range, asked: Asked, checkpoint: bytes | None) -> None:
+    def build(self, world: World, cells: range, asked: Asked, checkpoint: NDArray[np.uint8] | None) -> None:
         """Make the shard, or make it again."""
         from escalade.simulations.fleet.shard import Shard
 
-        self._shard = Shard(world, cells, asked) if checkpoint is None else Shard.restore(world, checkpoint)
+        self._shard = Shard(world, cells, asked) if checkpoint is None else Shard.restore(world, checkpoint.tobytes())
 
-    def advance(self, checkpoint: bool, *steps: Any) -> tuple[ShardOutput, bytes | None]:
+    def advance(self, checkpoint: bool, *steps: Any) -> tuple[ShardOutput, NDArray[np.uint8] | None]:
         """Do windows one after another, each a control and its end; return the last output, and a checkpoint if due."""
         for control, t1 in zip(steps[::2], steps[1::2], strict=True):
             output = self._shard.advance(control, t1)
-        return output, self._shard.checkpoint() if checkpoint else None
+        # As an array, the driver sees it in Ray's store and makes no copy.
+        return output, np.frombuffer(self._shard.checkpoint(), np.uint8) if checkpoint else None
 
     def finish(self, until: int, *steps: Any) -> ShardEnd:
         """Do what is to be done again, and return the end."""

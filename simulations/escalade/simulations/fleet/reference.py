@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from escalade.policies import Action, Batch, listens
-from escalade.simulations.fleet.book import Asked, outcomes_0, outcomes_1
+from escalade.simulations.fleet.book import outcomes_0, outcomes_1
 from escalade.simulations.fleet.columns import uniforms
 from escalade.simulations.fleet.compiled import World, profile_of
 from escalade.simulations.fleet.draws import Purpose, below, drawn, uniform
 from escalade.simulations.fleet.intervals import Intervals, from_config
 from escalade.simulations.fleet.learning import Mailbox, mean_ms
+from escalade.simulations.fleet.local import CHARGE, DEATH, NO_BATTERY, SINCE
 from escalade.simulations.fleet.policy_setup import Given, policies_of
 from escalade.simulations.fleet.population import population
 from escalade.simulations.fleet.result import Count, Reason, Series, Stats
@@ -233,7 +234,7 @@ class _Reference:
         self._ended: list[list[int]] = []
         self._fed: list[list[int]] = []
         self._outcomes: list[list[int]] = []
-        self._asked = Asked(True, *(any(listens(one, what) for one in policies) for what in ("retune", "observe")))
+        self._observes = any(listens(one, "observe") for one in policies)
         self._memories: dict[tuple[int, int, int], Policy] = {}
         self._mail, self._upstream_ms = Mailbox(world), (float("nan"), float("nan"))
         self._people = [population(world, cell) for cell in range(world.cells)]
@@ -409,7 +410,8 @@ class _Reference:
             device=self._number(one),
         )
         action = self._decide(one, 0, kind, one.device, batch, left > 0)
-        if len(devices.charge) and devices.powered[one.device] and not self._lives(one, kind, service, action):
+        has_battery = len(devices.battery) > 0 and devices.battery[one.device, DEATH] != NO_BATTERY
+        if has_battery and not self._lives(one, kind, service, action):
             self._end(one, -1, Reason.DEAD)
             return
         self.stats.count[Count.SERVED_0] += 1
@@ -453,28 +455,28 @@ class _Reference:
     def _lives(self, one: Request, kind: int, service: int, action: int) -> bool:
         """Charge the battery for one inference; whether the device lives to send what it decided."""
         devices, kinds, d = self._people[one.cell][0], self.world.kinds, one.device
-        if devices.died[d] >= 0:
+        battery = devices.battery[d]
+        if battery[DEATH] >= 0:
             return False
         idle = int(kinds.idle_uw[kind])
         for until in (self.now - service, self.now):
-            passed, charge = until - int(devices.since[d]), int(devices.charge[d])
+            passed, charge = until - int(battery[SINCE]), int(battery[CHARGE])
             if passed <= 0:
                 continue
             spent = passed // 1000 * idle + passed % 1000 * idle // 1000
             if spent >= charge and idle > 0:
                 us = charge // idle
-                devices.died[d] = devices.since[d] + us * 1000 + -(-(charge - us * idle) * 1000 // idle)
-                devices.charge[d], devices.since[d] = 0, self.now
+                battery[:] = 0, self.now, battery[SINCE] + us * 1000 + -(-(charge - us * idle) * 1000 // idle)
                 return False
-            devices.charge[d], devices.since[d] = charge - spent, until
+            battery[CHARGE], battery[SINCE] = charge - spent, until
         active = int(kinds.active_uw[kind])
         cost = service // 1000 * active + service % 1000 * active // 1000
         if action in (Action.ESCALATE, Action.DEFER):
             cost += int(kinds.message_pj[kind]) + int(kinds.byte_pj[kind]) * int(kinds.size[kind])
-        if cost >= devices.charge[d]:
-            devices.died[d], devices.charge[d] = self.now, 0
+        if cost >= battery[CHARGE]:
+            battery[DEATH], battery[CHARGE] = self.now, 0
             return False
-        devices.charge[d] -= cost
+        battery[CHARGE] -= cost
         return True
 
     def _rise(self, one: Request, limit: int) -> None:
@@ -557,7 +559,7 @@ class _Reference:
         self._count_ended()
         self._mail.put([fed], [_matrix(self._outcomes, OUTCOME), *self._told(ended, fed)])
         self._fed, self._outcomes = [], []
-        if now % world.feedback == 0 and self._asked.fed:
+        if now % world.feedback == 0 and self._observes:
             for policy, feedback in zip(self.policies, self._mail.feedback(now), strict=True):
                 if feedback is not None and listens(policy, "observe"):
                     policy.observe(feedback)
@@ -569,8 +571,10 @@ class _Reference:
             int(row[Series.BUSY_NS_1]) / (edge.count * edge.workers * world.interval),
             int(row[Series.BUSY_NS_2]) / (server.count * server.workers * world.interval),
         )
-        for policy, telemetry in zip(self.policies, self._mail.telemetry(now, world.interval, load), strict=True):
-            if listens(policy, "retune"):
+        wanted = [listens(policy, "retune") for policy in self.policies]
+        told = self._mail.telemetry(now, world.interval, load, wanted)
+        for policy, telemetry in zip(self.policies, told, strict=True):
+            if telemetry is not None:
                 policy.retune(telemetry)
         self._upstream_ms = (
             mean_ms(int(row[Series.ABOVE_NS_0]), int(row[Series.ABOVE_0]), self._upstream_ms[0]),

@@ -6,6 +6,7 @@ import pickle
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from escalade.simulations.fleet.cell import Cell
 from escalade.simulations.fleet.deciding import PolicyRaisedError
@@ -15,8 +16,6 @@ from escalade.simulations.fleet.rows import ENDED, FED, OUTCOME, UP
 from escalade.simulations.fleet.sink import Scratch
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from escalade.simulations.fleet.book import Asked
     from escalade.simulations.fleet.compiled import World
 
@@ -30,13 +29,13 @@ class Shard:
 
     def __init__(self, world: World, cells: range, asked: Asked) -> None:
         self._world, self._asked, self._scratch = world, asked, Scratch()
-        self._cells = [Cell(world, number) for number in cells]
+        self._cells = [Cell(world, number, asked) for number in cells]
         self._stats = Stats.empty(world.intervals, len(world.scenario.endpoints))
         self._ended: list[NDArray[np.int64]] = []
 
     def advance(self, control: Control, t1: int) -> ShardOutput:
         """Do everything that happens before `t1`, ns; at the end of a control interval thermal states move on."""
-        outputs, failure = [], None
+        outputs, told, failure = [], list[NDArray[np.int64]](), None
         before = self._stats.count[[Count.ANSWERED_0, Count.ANSWERED_1]]
         for cell in self._cells:
             try:
@@ -46,6 +45,7 @@ class Shard:
                 break
             if t1 % self._world.interval == 0:
                 cell.control(self._world)
+                told.append(cell.told())
         for one in outputs:
             self._ended += one.ended
         answered = self._stats.count[[Count.ANSWERED_0, Count.ANSWERED_1]] - before
@@ -57,6 +57,7 @@ class Shard:
             (int(answered[0]), int(answered[1])),
             sum(one.pending for one in outputs),
             self._stats.series[min((t1 - 1) // self._world.interval, self._world.intervals)].copy(),
+            stacked(told, 4),
             failure,
         )
 

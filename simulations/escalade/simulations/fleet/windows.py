@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 ROWS = 48_000
 """Arrivals of a cell in a window, about: few enough for the processor's caches, enough for the calls to cost little."""
 
+ALL_ROWS = 1_200_000
+"""Arrivals of all cells in a window, about: what is on its way to the servers is then some ten megabytes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Windows:
@@ -42,7 +45,8 @@ class Windows:
         if asked is not None:
             return cls(max(1, round(asked * 1e9)), steps, world.duration)
         rate = sum(one.count * rate_hz(world, kind) for kind, one in enumerate(world.scenario.endpoints))
-        seconds = ROWS * world.cells / max(rate, 1e-9)
+        rows = min(ROWS * world.cells, max(ALL_ROWS, world.cells * ROWS // 8))
+        seconds = rows / max(rate, 1e-9)
         return cls(min(max(1, round(seconds * 1e9)), world.duration), steps, world.duration)
 
     def __iter__(self) -> Iterator[int]:

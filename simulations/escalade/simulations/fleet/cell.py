@@ -220,6 +220,7 @@ class Cell:
                 "bytes_up": lambda: repeated(int(world.kinds.size[kind]), n, whole=True),
                 "upstream_ms": lambda: repeated(control.upstream_ms[0], n),
                 "device": lambda: self.devices.number[rows[Local.DEVICE]],
+                "upstream_load": lambda: repeated(0.0, n),
             },
         )
         decider = self._deciders[kind]
@@ -311,6 +312,7 @@ class Cell:
                 "bytes_up": lambda: repeated(world.edge.size, n, whole=True),
                 "upstream_ms": lambda: repeated(control.upstream_ms[1], n),
                 "device": lambda: rows[which, Up.NUMBER],
+                "upstream_load": lambda: repeated(0.0, n),
             },
         )
         if not self._edge_decider.remembers:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-NAMES = ("score", "posterior", "time_s", "uniform", "remaining_ms", "bytes_up", "upstream_ms", "device")
+NAMES = (
+    "score", "posterior", "time_s", "uniform", "remaining_ms", "bytes_up", "upstream_ms", "device", "upstream_load",
+)  # fmt: skip
 
 
 class LazyBatch(Batch):

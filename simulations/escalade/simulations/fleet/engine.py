@@ -96,7 +96,16 @@ def simulate(
 def check(scenario: Scenario, policy: Given = None) -> list[str]:
     """Return warnings about a scenario without running it; raises ConfigError as `simulate` does."""
     world = World.of(scenario)
-    return unstable(world, policies_of(world, policy))
+    return _warnings(world, policies_of(world, policy))
+
+
+def _warnings(world: World, policies: list[Policy]) -> list[str]:
+    """Return what cannot be right, or is not simulated."""
+    found = unstable(world, policies)
+    for place, one in enumerate(policies):
+        if "upstream_load" in reads(world, one, int(place == len(policies) - 1)):
+            found.append(f"{one!r} reads upstream_load, which is not simulated: it is 0 throughout")
+    return found
 
 
 class _Run:
@@ -104,7 +113,7 @@ class _Run:
 
     def __init__(self, world: World, policies: list[Policy], backend: Backend, keep: bool) -> None:
         self._world, self._policies, self.backend = world, policies, backend
-        levels = [0] * (len(policies) - 1) + [1]
+        levels = [int(place == len(policies) - 1) for place in range(len(policies))]
         self._observes = [listens(one, "observe") for one in policies]
         self._retunes = [listens(one, "retune") for one in policies]
         self._told = any("upstream_ms" in reads(world, one, level) for one, level in zip(policies, levels, strict=True))
@@ -126,7 +135,7 @@ class _Run:
         """Run window by window."""
         world, started, cpu = self._world, time.perf_counter(), time.process_time()
         result = FleetResult(world.scenario, world.seed, self.backend.name, self._stats, 0.0)
-        result.warnings = unstable(world, self._policies)
+        result.warnings = _warnings(world, self._policies)
         self.backend.start(world, self._asked)
         control = Control(self._policies)
         now = 0

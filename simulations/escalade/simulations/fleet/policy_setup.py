@@ -91,6 +91,7 @@ def _sample(world: World, level: int) -> LazyBatch:
         "bytes_up": np.full(len(rows), 784, np.int64),
         "upstream_ms": np.full(len(rows), 20.0),
         "device": rows.astype(np.int64),
+        "upstream_load": np.zeros(len(rows)),
     }
     return LazyBatch(len(rows), {name: _constant(columns[name]) for name in NAMES})
 

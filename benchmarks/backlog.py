@@ -14,11 +14,13 @@ import time
 from pathlib import Path
 from statistics import quantiles
 
+import numpy as np
 import uvloop
 
 from benchmarks.models import Model, Models
 from benchmarks.processes import ROOT, all_cores, escalade_server
 from benchmarks.report import Results, Row, environment
+from escalade.tiers.answer import Row as AnswerRow
 from escalade.tiers.client import Client
 from escalade.tiers.config import LogConfig, ModelConfig
 from escalade.tiers.logs import configure_logs
@@ -38,8 +40,10 @@ async def fill(file: Path, model: Model, count: int, devices: int) -> None:
     """Put a backlog into an outbox."""
     wire = KeptMessages(OnnxModel(ModelConfig(file=model.file, name="m")))
     payload = wire.request(model.x, "")
+    answer = AnswerRow("endpoint", [1.0] + [0.0] * 9, 0, 1.0, ()).answer()
+    provisional = wire.answer(answer, "", np.zeros(1, np.intp))
     async with Outbox(file) as outbox:
-        items = (Item(f"cam-{n % devices}", str(n), payload, provisional=b"x") for n in range(count))
+        items = (Item(f"cam-{n % devices}", str(n), payload, provisional=provisional) for n in range(count))
         waiting = list(items)
         for start in range(0, count, 256):
             await asyncio.gather(*(outbox.put(item) for item in waiting[start : start + 256]))

@@ -15,11 +15,9 @@ import pytest_asyncio
 from escalade.tiers import EdgeServer, Endpoint
 from escalade.tiers.caller import Caller
 from escalade.tiers.client import Client
-from escalade.tiers.corrections import Correction
-from escalade.tiers.errors import NotServedError
+from escalade.tiers.corrections import Correction, last_seq
+from escalade.tiers.errors import InputError, NotServedError
 from escalade.tiers.outbox import Outbox
-
-pytestmark = pytest.mark.asyncio
 
 SURE, UNSURE = np.array([[9, 0, 0, 0]], np.float32), np.array([[1, 0.9, 0, 0]], np.float32)
 
@@ -92,6 +90,7 @@ def collector(endpoint: Endpoint) -> Callable[..., Any]:
     return corrections
 
 
+@pytest.mark.asyncio
 async def test_a_deferred_input_is_answered_at_once_and_corrected_later(pair: Pair) -> None:
     """The provisional answer names the item; the correction holds both answers and the request's own id."""
     await pair.start_server()
@@ -108,6 +107,7 @@ async def test_a_deferred_input_is_answered_at_once_and_corrected_later(pair: Pa
     np.testing.assert_array_equal(correction.old.posterior, answer.posterior)
 
 
+@pytest.mark.asyncio
 async def test_a_failed_escalation_is_corrected_when_the_server_is_back(pair: Pair) -> None:
     """Degraded now, with the reason; kept over a restart of the endpoint; corrected once the server runs."""
     await pair.start_server()
@@ -126,6 +126,7 @@ async def test_a_failed_escalation_is_corrected_when_the_server_is_back(pair: Pa
     assert status.links[0].state == "up"
 
 
+@pytest.mark.asyncio
 async def test_only_the_rows_that_need_it_are_kept(pair: Pair) -> None:
     """Of a request of several rows the deferred ones go into one item; the correction says which."""
     await pair.start_server()
@@ -138,6 +139,7 @@ async def test_only_the_rows_that_need_it_are_kept(pair: Pair) -> None:
     assert len(correction.new) == len(correction.old) == 2
 
 
+@pytest.mark.asyncio
 async def test_what_the_tier_below_keeps_is_not_kept_twice(pair: Pair) -> None:
     """A caller with an outbox says so, and gets a degraded answer without a promise."""
     await pair.start_server()
@@ -150,6 +152,7 @@ async def test_what_the_tier_below_keeps_is_not_kept_twice(pair: Pair) -> None:
     assert not deferring.kept
 
 
+@pytest.mark.asyncio
 async def test_a_delivery_has_its_effect_once_even_over_a_restart(pair: Pair) -> None:
     """The second time, and after a restart of the server, the first answer comes again and the model does not run."""
     server = await pair.start_server()
@@ -170,6 +173,7 @@ async def test_a_delivery_has_its_effect_once_even_over_a_restart(pair: Pair) ->
     assert (status.inbox.items, status.inbox.repeats) == (1, 1)
 
 
+@pytest.mark.asyncio
 async def test_corrections_are_a_stream_and_a_file_that_go_on_where_they_were(pair: Pair, tmp_path: Path) -> None:
     """A subscriber that comes later gets what it missed; the file has each line once, over restarts."""
     await pair.start_server()
@@ -195,6 +199,7 @@ async def test_corrections_are_a_stream_and_a_file_that_go_on_where_they_were(pa
     assert [json.loads(line)["id"] for line in file.read_text().splitlines()] == [*kept, last]
 
 
+@pytest.mark.asyncio
 async def test_reports_arrive_once_in_the_inbox_above(pair: Pair) -> None:
     """Results of answers, telemetry, and what the application reports."""
     server = await pair.start_server()
@@ -212,6 +217,7 @@ async def test_reports_arrive_once_in_the_inbox_above(pair: Pair) -> None:
     assert json.loads(found["telemetry"])["device"] == "cam-1"
 
 
+@pytest.mark.asyncio
 async def test_an_outbox_in_other_hands_leaves_the_tier_answering(pair: Pair, tmp_path: Path) -> None:
     """The tier starts, answers degraded without a promise, and its status says why."""
     await pair.start_server()
@@ -230,6 +236,7 @@ async def test_an_outbox_in_other_hands_leaves_the_tier_answering(pair: Pair, tm
         await other.close()
 
 
+@pytest.mark.asyncio
 async def test_a_tier_without_an_outbox_says_that_it_has_no_corrections(pair: Pair) -> None:
     """FAILED_PRECONDITION, with the key to set."""
     await pair.start_server()
@@ -237,3 +244,94 @@ async def test_a_tier_without_an_outbox_says_that_it_has_no_corrections(pair: Pa
         with pytest.raises(NotServedError, match="keeps no outbox"):
             async for _ in client.corrections():
                 pass
+
+
+@pytest.mark.asyncio
+async def test_a_large_item_is_delivered_in_parts_that_the_tier_above_takes(pair: Pair) -> None:
+    """Rows beyond `upstream.max_batch` go in several calls, and come back as one correction."""
+    await pair.start_server(limits={"max_rows": 4})
+    await pair.stop_server()
+    endpoint = await pair.start_endpoint(
+        {"name": "AlwaysEscalate"},
+        upstream={"address": pair.address, "timeout_ms": 300, "probe_ms": 200, "max_batch": 4},
+    )
+    answer = await endpoint.tier.infer(np.repeat(SURE, 10, axis=0))
+    assert answer.kept
+    corrections = collector(endpoint)
+    await pair.start_server(limits={"max_rows": 4})
+    (correction,) = await corrections(1)
+    assert (len(correction.new), correction.rows) == (10, tuple(range(10)))
+    assert correction.new.tier == ["edge_server"] * 10
+    assert not correction.new.reason
+
+
+@pytest.mark.asyncio
+async def test_an_item_that_is_too_large_for_the_tier_above_holds_its_lane_up_for_give_up_s_only(pair: Pair) -> None:
+    """A refusal for size is no overload: the item is given up, and those behind it arrive."""
+    await pair.start_server()
+    await pair.stop_server()
+    endpoint = await pair.start_endpoint({"name": "AlwaysEscalate"}, {"give_up_s": 0.0})
+    large = await endpoint.tier.infer(np.repeat(SURE, 10, axis=0))
+    small = await endpoint.tier.infer(SURE)
+    assert large.kept
+    corrections = collector(endpoint)
+    await pair.start_server(limits={"max_rows": 4})
+    (correction,) = await corrections(1)
+    assert correction.id == small.kept
+    status = endpoint.status()
+    assert status.outbox is not None
+    assert status.outbox.evictions == {"rejected normal": 1}
+
+
+@pytest.mark.asyncio
+async def test_a_delivery_says_whose_it_is(pair: Pair) -> None:
+    """Without a device two callers' items could not be told apart."""
+    await pair.start_server()
+    async with Client(pair.address) as client:
+        with pytest.raises(InputError, match=r"escalade\.device"):
+            await client.infer(SURE, model="m", caller=Caller(delivery="7"))
+
+
+@pytest.mark.asyncio
+async def test_a_coroutine_function_may_take_corrections(pair: Pair) -> None:
+    """It is awaited, one correction after the other."""
+    await pair.start_server()
+    endpoint = await pair.start_endpoint({"name": "tests.integration.policies:DeferBelow", "threshold": 2.0})
+    queue: asyncio.Queue[str] = asyncio.Queue()
+
+    async def take(correction: Correction) -> None:
+        await queue.put(correction.id)
+
+    endpoint.on_correction(take)
+    kept = (await endpoint.tier.infer(SURE)).kept
+    assert await asyncio.wait_for(queue.get(), 20) == kept
+
+
+@pytest.mark.asyncio
+async def test_a_file_of_corrections_goes_on_with_a_new_outbox(pair: Pair, tmp_path: Path) -> None:
+    """The numbers begin anew, and so do the lines."""
+    await pair.start_server()
+    file = tmp_path / "corrections.jsonl"
+    kept = []
+    for count in (3, 1):
+        endpoint = await pair.start_endpoint(
+            {"name": "tests.integration.policies:DeferBelow", "threshold": 2.0}, {"corrections": file}
+        )
+        corrections = collector(endpoint)
+        kept += [(await endpoint.tier.infer(SURE)).kept for _ in range(count)]
+        await corrections(count)
+        await pair.stop_endpoint()
+        (tmp_path / "outbox.db").unlink()
+    assert [json.loads(line)["id"] for line in file.read_text().splitlines()] == kept
+
+
+@pytest.mark.parametrize(
+    "content", [b"line1\nnotes without an end", b"\x00\xff" * 500, b"no newline at all", b"a\nb\n"]
+)
+def test_a_file_that_is_not_ours_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    """Nothing is cut from it: the name in the configuration is probably wrong."""
+    file = tmp_path / "notes.txt"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="not a file of corrections"):
+        last_seq(file)
+    assert file.read_bytes() == content

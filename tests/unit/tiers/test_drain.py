@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -41,10 +41,12 @@ async def outbox(tmp_path: Path) -> AsyncIterator[Outbox]:
         yield outbox
 
 
+async def no_pause(_: float) -> None:
+    await asyncio.sleep(0)
+
+
 def drain_of(outbox: Outbox, above: Above, *, give_up_s: float = 3600.0, in_flight: int = 4) -> Drain:
-    drain = Drain(outbox, {"escalation": above}, give_up_s=give_up_s, in_flight=in_flight, uniform=lambda: 1.0)
-    drain._pause_s = 0.0
-    return drain
+    return Drain(outbox, {"escalation": above}, give_up_s=give_up_s, in_flight=in_flight, pause=no_pause)
 
 
 async def put(outbox: Outbox, *ids: str, device: str = "cam", priority: Priority = "normal") -> None:
@@ -52,10 +54,20 @@ async def put(outbox: Outbox, *ids: str, device: str = "cam", priority: Priority
         await outbox.put(Item(device, name, b"x", priority=priority, provisional=b"old"))
 
 
+async def until(drain: Drain, done: Callable[[], bool]) -> None:
+    """Let it send until something is so."""
+    sending = asyncio.create_task(drain.run())
+    async with asyncio.timeout(20):
+        while True:
+            if done():
+                break
+            await asyncio.sleep(0.002)
+    sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
+
+
 async def empty(drain: Drain, outbox: Outbox) -> None:
-    while outbox.stats().items:
-        await drain.send_some()
-        drain._pause_s = 0.0
+    await until(drain, lambda: not outbox.stats().items)
 
 
 async def test_items_of_a_device_arrive_in_order_whatever_fails_on_the_way(outbox: Outbox) -> None:
@@ -73,7 +85,7 @@ async def test_a_lane_that_fails_holds_no_other_up(outbox: Outbox) -> None:
     above.failures = {"a": ["timeout"] * 100}
     await put(outbox, "a", "b", device="one")
     await put(outbox, "c", "d", device="two")
-    await drain_of(outbox, above).send_some()
+    await until(drain_of(outbox, above), lambda: len(above.arrived) == 2)
     assert above.arrived == [("two", "c"), ("two", "d")]
 
 
@@ -115,6 +127,49 @@ async def test_a_refused_item_has_patience_first(outbox: Outbox) -> None:
     await empty(drain_of(outbox, above), outbox)
     assert [name for _, name in above.arrived] == ["a"]
     assert outbox.stats().evictions == {}
+
+
+async def test_what_can_never_arrive_is_given_up_at_once(outbox: Outbox) -> None:
+    """An item of another model waits for nothing that could change; those behind it go on."""
+    above = Above()
+    above.failures = {"old": ["stale"] * 9, "older": ["stale"] * 9}
+    await put(outbox, "older", "old", "new")
+    await empty(drain_of(outbox, above), outbox)
+    assert [name for _, name in above.arrived] == ["new"]
+    assert outbox.stats().evictions == {("rejected", "normal"): 2}
+
+
+async def test_patience_is_one_for_all_items_of_a_lane(outbox: Outbox) -> None:
+    """Two hundred refused items do not wait two hundred times as long: the clock is the lane's."""
+    above, now = Above(), [0.0]
+    above.failures = {name: ["rejected"] * 1000 for name in "abc"}
+
+    async def pause(seconds: float) -> None:
+        now[0] += seconds
+        await asyncio.sleep(0)
+
+    drain = Drain(outbox, {"escalation": above}, give_up_s=10.0, clock=lambda: now[0], pause=pause)
+    await put(outbox, *"abcd")
+    await empty(drain, outbox)
+    assert [name for _, name in above.arrived] == ["d"]
+    assert now[0] < 15.0
+
+
+async def test_a_fault_of_a_sender_does_not_end_the_sending(outbox: Outbox) -> None:
+    """What it raises is logged, and the item is tried again."""
+    above = Above()
+    send, broken = above.send, ["a"]
+
+    async def sometimes(item: Item) -> bytes:
+        if broken and item.id == broken[0]:
+            broken.pop()
+            raise KeyError("a bug")
+        return await send(item)
+
+    above.send = sometimes  # type: ignore[method-assign]
+    await put(outbox, "a", "b")
+    await empty(drain_of(outbox, above), outbox)
+    assert [name for _, name in above.arrived] == ["a", "b"]
 
 
 async def test_a_delivered_item_leaves_a_correction(outbox: Outbox) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,12 +25,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from escalade.tiers.answer import Answer
     from escalade.tiers.outbox import Correction as Stored
     from escalade.tiers.outbox import Outbox
 
 log = structlog.get_logger(__name__)
 
+LINE_START = b'{"seq": '
 AGAIN_S = 1.0
 """An outbox that cannot be read, or a file that cannot be written, is tried again after so long."""
 
@@ -73,6 +78,7 @@ class Corrections:
     def __init__(self, outbox: Outbox, read: Callable[[Stored], Correction]) -> None:
         self._outbox, self._read = outbox, read
         self._news = asyncio.Event()
+        self._trouble = ""
         self._files = ThreadPoolExecutor(1, "escalade-corrections")  # one: a line that is cancelled is still written
 
     def announce(self) -> None:
@@ -80,21 +86,26 @@ class Corrections:
         self._news.set()
         self._news = asyncio.Event()
 
-    @property
-    def last(self) -> int:
-        """The greatest `seq` so far."""
-        return self._outbox.stats().last_correction
+    async def stored(self, after: int | None, *, until_now: bool = False) -> AsyncIterator[Stored]:
+        """Yield what is stored after `after`, then what comes; `until_now` ends instead of waiting.
 
-    async def stored(self, after: int, *, until_now: bool = False) -> AsyncIterator[Stored]:
-        """Yield what is stored after `after`, then what comes; `until_now` ends instead of waiting."""
+        A number greater than the last one is of another file: then all are told. None: those to come.
+        """
         while True:
             news = self._news
             try:
-                found = await self._outbox.corrections(after)
+                found = await self._outbox.corrections(after or 0)
             except OutboxError:
                 if until_now:
                     raise
                 await asyncio.sleep(AGAIN_S)
+                continue
+            last = self._outbox.stats().last_correction
+            if after is None:
+                after, found = last, []
+            elif after > last:
+                log.warning("corrections begin anew: the outbox is another one", after=after, last=last)
+                after = 0
                 continue
             for one in found:
                 yield one
@@ -104,11 +115,16 @@ class Corrections:
                     return
                 await news.wait()
 
-    async def follow(self, callback: Callable[[Correction], Any], after: int) -> None:
-        """Call back with each correction after `after`, until cancelled; what the callback raises is logged."""
+    async def follow(self, callback: Callable[[Correction], Any], after: int | None) -> None:
+        """Call back with each correction after `after`, until cancelled; what the callback raises is logged.
+
+        What the callback returns is awaited if it can be. `after`: None for those to come.
+        """
         async for stored in self.stored(after):
             try:
-                callback(self._read(stored))
+                result = callback(self._read(stored))
+                if isawaitable(result):
+                    await result
             except Exception as error:  # noqa: BLE001  # the application's own
                 log.error("a subscriber of corrections failed", seq=stored.seq, error=repr(error))
 
@@ -127,17 +143,20 @@ class Corrections:
         self._files.shutdown()
 
     async def _append(self, path: Path, max_bytes: int, *, until_now: bool) -> None:
-        """Go on after the file's last line; return when the file cannot be written."""
+        """Go on after the file's last line; return when the file cannot be written, and say so once."""
         try:
             loop = asyncio.get_running_loop()
             after = await loop.run_in_executor(self._files, last_seq, path)
             async for stored in self.stored(after, until_now=until_now):
-                line = json.dumps(as_json(self._read(stored)))
+                line = json.dumps(as_json(self._read(stored)), allow_nan=False)
                 await loop.run_in_executor(self._files, _append_line, path, line, max_bytes)
-        except (OSError, ValueError, KeyError, TypeError) as error:  # the latter: the file is not one of ours
-            log.error("corrections cannot be written", file=str(path), reason=str(error))
-        except EscaladeError as error:
-            log.error("corrections cannot be read", reason=str(error))
+                if self._trouble:
+                    log.info("corrections are written again", file=str(path))
+                    self._trouble = ""
+        except (OSError, ValueError, EscaladeError) as error:
+            if str(error) != self._trouble:
+                log.error("corrections cannot be written", file=str(path), reason=str(error))
+            self._trouble = str(error)
 
 
 def as_json(correction: Correction) -> dict[str, Any]:
@@ -155,7 +174,13 @@ def as_json(correction: Correction) -> dict[str, Any]:
 
 
 def last_seq(path: Path) -> int:
-    """Return the `seq` of the file's last whole line, 0 without one; a line that a crash cut short is cut off."""
+    """Return the `seq` of the file's last whole line, 0 without one; a line that a crash cut short is cut off.
+
+    Raises
+    ------
+    ValueError
+        The file holds something else; it is not touched.
+    """
     try:
         with path.open("r+b") as file:
             size = start = file.seek(0, os.SEEK_END)
@@ -165,12 +190,24 @@ def last_seq(path: Path) -> int:
                 file.seek(start)
                 tail = file.read(size - start)
             whole = tail[: tail.rfind(b"\n") + 1]
-            if len(whole) < len(tail):
-                file.truncate(start + len(whole))
+            torn = tail[len(whole) :]
             lines = whole.splitlines()
-            return int(json.loads(lines[-1])["seq"]) if lines else 0
+            seq = _seq_of(lines[-1]) if lines else 0
+            if seq is None or not (torn.startswith(LINE_START[: len(torn)])):
+                raise ValueError("it is not a file of corrections; name another in outbox.corrections")
+            if torn:
+                file.truncate(start + len(whole))
+            return seq
     except FileNotFoundError:
         return 0
+
+
+def _seq_of(line: bytes) -> int | None:
+    try:
+        found = json.loads(line)
+        return int(found["seq"]) if line.startswith(LINE_START) else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def rewrite(path: Path, lines: Iterable[str]) -> None:
@@ -194,13 +231,24 @@ def _append_line(path: Path, line: str, max_bytes: int) -> None:
 
 
 def _plain(answer: Answer) -> dict[str, Any]:
-    plain: dict[str, Any] = {"tier": answer.tier, "score": [round(score, 6) for score in answer.score.tolist()]}
+    plain: dict[str, Any] = {"tier": answer.tier, "score": numbers(answer.score)}
     if answer.label is not None:
         plain["label"] = answer.label.tolist()
     if answer.posterior is not None:
-        plain["posterior"] = np.round(answer.posterior, 6).tolist()
+        plain["posterior"] = [numbers(row) for row in answer.posterior]
     if answer.outputs is not None:
-        plain["outputs"] = {name: array.tolist() for name, array in answer.outputs.items()}
+        plain["outputs"] = {name: _nested(array) for name, array in answer.outputs.items()}
     if answer.reason:
         plain["reason"] = answer.reason
     return plain
+
+
+def numbers(row: NDArray[Any]) -> list[float | None]:
+    """Return numbers as JSON has them: six places, null for what is none."""
+    return [round(value, 6) if math.isfinite(value) else None for value in row.astype(np.float64).tolist()]
+
+
+def _nested(array: NDArray[Any]) -> Any:
+    if array.dtype.kind != "f":
+        return array.tolist()
+    return numbers(array) if array.ndim == 1 else [_nested(part) for part in array]

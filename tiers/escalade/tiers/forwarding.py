@@ -42,6 +42,8 @@ class Forwarding:
         Where results and telemetry are delivered.
     load:
         How full the tier above is, 0 to 1.
+    max_batch:
+        Most rows in one call upward.
     egress:
         What may be reported.
     seal:
@@ -58,6 +60,7 @@ class Forwarding:
         read: Callable[[Stored], Correction],
         reports: Sender,
         load: Callable[[], float],
+        max_batch: int,
         egress: Collection[DataClass],
         seal: Seal,
     ) -> None:
@@ -78,7 +81,7 @@ class Forwarding:
         self.drain = Drain(
             self.outbox,
             {
-                "escalation": Escalations(upstream, wire, timeout_s=config.timeout_ms / 1e3),
+                "escalation": Escalations(upstream, wire, timeout_s=config.timeout_ms / 1e3, max_batch=max_batch),
                 "result": reports,
                 "telemetry": reports,
             },
@@ -121,7 +124,10 @@ class Forwarding:
 
     def on_correction(self, callback: Callable[[Correction], Any], after: int | None = None) -> None:
         """Call back with each correction after the number `after`; default: with those to come."""
-        self._run(self.corrections.follow(callback, self.corrections.last if after is None else after))
+        stats = self.outbox.stats()
+        if after is None and not stats.trouble:
+            after = stats.last_correction
+        self._run(self.corrections.follow(callback, after))
 
     async def close(self) -> None:
         """Stop sending, write what is still in memory, close the file."""

@@ -35,6 +35,10 @@ class KeptWire(Protocol):
         """Return the input of the rows."""
         ...
 
+    def provisional(self, data: bytes, rows: int) -> Answer:
+        """Return what was answered to so many rows; UpstreamError when it cannot be read."""
+        ...
+
     def input(self, payload: bytes) -> NDArray[Any]:
         """Return the rows of a `request`; CallerError when they fit the model no longer."""
         ...

@@ -191,6 +191,7 @@ class Service:
                     egress=config.links[0].egress,
                 ),
                 load=lambda: self.links.load if self.links else 0.0,
+                max_batch=upstream.max_batch if upstream else 1,
                 egress=config.links[0].egress,
                 seal=self._seal,
             )

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from escalade.tiers.upstream import Gatherer
 
 ONLY_ROW = np.zeros(1, np.intp)
-FINAL = HIGHEST | {"rejected"}
-"""Reasons that asking again would not change."""
 
 
 class Request:
@@ -142,7 +140,7 @@ class Upward:
         keeper, caller, rows = self._keeper, request.caller, deferred
         if keeper is None or caller.keeps or caller.delivery:
             return
-        if keeper.everything and answer.reason not in FINAL:
+        if keeper.everything and answer.reason not in HIGHEST:
             rows = deferred | (up & answer.degraded)
         index = np.flatnonzero(rows)
         if not len(index):

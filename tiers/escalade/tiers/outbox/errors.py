@@ -49,11 +49,11 @@ def explained(error: sqlite3.Error | OSError, name: str) -> OutboxError:
     """Return one line on what the disk refused to what is called `name`."""
     if isinstance(error, OSError):
         if error.errno == errno.ENOSPC:
-            return OutboxError(f"{name}: the disk is full; free some space or lower its max_bytes")
+            return OutboxError(f"{name}: the disk is full; free some space or lower its max_mb")
         return OutboxError(f"{name}: {error.strerror or error}; check the folder and its rights")
     code = _code(error)
     if code == sqlite3.SQLITE_FULL:
-        return OutboxError(f"{name}: the disk is full; free some space or lower its max_bytes")
+        return OutboxError(f"{name}: the disk is full; free some space or lower its max_mb")
     if code in _READ_ONLY:
         return OutboxError(f"{name}: cannot be written ({error}); check the folder, its rights and its mount")
     if code == sqlite3.SQLITE_IOERR:

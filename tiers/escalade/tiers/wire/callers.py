@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 NAME_BYTES = 256
 """The longest name of a device or an item: they are kept, counted and logged."""
+HOPS_KEPT = 64
+"""What a request says beyond is not told apart: nothing is kept by numbers of a caller's choosing."""
 _TEXTS = ("device", "priority", "delivery")
 _NUMBERED: dict[int, Priority] = {0: "normal", 1: "critical", 2: "normal"}
 """Triton's `priority`: 1 is the most urgent, 0 the server's default; all above 2 are `bulk` here."""
@@ -65,7 +67,7 @@ def _hops(message: ModelInferRequest) -> int:
     value = message.parameters["escalade.hops"]
     if value.WhichOneof("parameter_choice") != "int64_param" or value.int64_param < 0:
         raise InputError("parameter 'escalade.hops' must be an int64_param of 0 or more")
-    return value.int64_param
+    return min(value.int64_param, HOPS_KEPT)
 
 
 def _numbered_priority(message: ModelInferRequest) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from google.protobuf.message import DecodeError
 
 from escalade.protos.oip.open_inference_pb2 import ModelInferRequest, ModelInferResponse
@@ -47,18 +48,29 @@ class KeptMessages:
         more.parameters[ROWS].string_param = ",".join(map(str, rows))
         return data + more.SerializeToString()
 
+    def provisional(self, data: bytes, rows: int) -> Answer:
+        """Return what was answered to so many rows; UpstreamError when it cannot be read."""
+        answer = kept_answer(data, rows=rows, raw=self._model.output_kind == "raw").answer
+        return answer.take(np.arange(rows))  # arrays of its own: a better answer is written over them
+
     def input(self, payload: bytes) -> NDArray[Any]:
-        """Return the rows that were kept.
+        """Return the rows that were kept, whatever the model was called then.
 
         Raises
         ------
-        InputError, NotFoundError
-            They were kept for a model with another name or another input.
+        InputError
+            They were kept for a model with another input.
         """
         try:
-            return self._codec.read(ModelInferRequest.FromString(payload)).x
+            message = ModelInferRequest.FromString(payload)
         except DecodeError as error:
             raise InputError("the payload is not a ModelInferRequest") from error
+        message.model_name = self._model.name
+        x = self._codec.read(message).x
+        row = self._model.input.row_shape
+        if x.ndim != 1 + len(row) or any(want not in (-1, got) for want, got in zip(row, x.shape[1:], strict=True)):
+            raise InputError(f"its rows are {list(x.shape[1:])}; the model takes {list(row)}")
+        return x
 
 
 def kept_answer(data: bytes, *, rows: int, raw: bool = False) -> KeptAnswer:

@@ -157,6 +157,9 @@ class InferenceServicer:
             raise
 
     async def _deliver(self, request: InferRequest, context: Context) -> bytes:
+        if not request.caller.device:
+            raise InputError("a delivery says whose it is: give 'escalade.device' beside 'escalade.delivery'")
+
         async def infer() -> Row | Answer:
             result = self._begin(request, context, context.time_remaining())
             return result if isinstance(result, (Row, Answer)) else await result

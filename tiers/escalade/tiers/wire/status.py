@@ -30,6 +30,11 @@ _ERROR: dict[grpc.StatusCode, type[errors.EscaladeError]] = {
     grpc.StatusCode.CANCELLED: errors.OverloadedError,  # by the server: it had no time to read the call
 }
 
+PUSHBACK = "grpc-retry-pushback-ms"
+"""gRPC's own hint when to try again; -1: not at all."""
+LARGER = "larger than max"
+"""How gRPC refuses a message over the limit, on either side."""
+
 TEXT_LIMIT = 500
 """Characters of a public text: it may quote what the caller sent, and travels in a trailer of limited size."""
 
@@ -57,8 +62,10 @@ def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
 
 def hint_of(error: BaseException) -> tuple[tuple[str, str], ...]:
     """Return trailing metadata that tells a client when to try again, in gRPC's own word for it (gRFC A6)."""
+    if isinstance(error, errors.TooLargeError):
+        return ((PUSHBACK, "-1"),)
     retry_s = error.retry_s if isinstance(error, errors.OverloadedError) else None
-    return () if retry_s is None else (("grpc-retry-pushback-ms", str(max(1, round(retry_s * 1e3)))),)
+    return () if retry_s is None else ((PUSHBACK, str(max(1, round(retry_s * 1e3)))),)
 
 
 def error_of(code: grpc.StatusCode, details: str | None) -> errors.EscaladeError:
@@ -74,8 +81,17 @@ def reason_of(code: grpc.StatusCode) -> str:
 def failure_of(error: grpc.aio.AioRpcError | grpc.aio.UsageError) -> errors.UpstreamError:
     """Return what a call to a peer that ended so came to."""
     if isinstance(error, grpc.aio.AioRpcError):
-        return errors.UpstreamError(reason_of(error.code()), f"{error.code().name}: {error.details()}")
+        reason = "rejected" if _never(error) else reason_of(error.code())
+        return errors.UpstreamError(reason, f"{error.code().name}: {error.details()}")
     return errors.UpstreamError("unavailable", "the link is closed")
+
+
+def _never(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a refusal for size says that the same request would be refused again."""
+    if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return False
+    told = any(key == PUSHBACK and value == "-1" for key, value in error.trailing_metadata() or ())
+    return told or LARGER in (error.details() or "")
 
 
 def may_have_left(error: grpc.aio.AioRpcError | grpc.aio.UsageError) -> bool:

@@ -87,7 +87,7 @@ async def test_a_full_disk_refuses_what_is_new_and_keeps_what_it_has(
     async with outbox:
         filler.write_bytes(bytes(400_000))
         kept, error = await put_until_refused(outbox)
-        assert str(error) == f"outbox {outbox.path}: the disk is full; free some space or lower its max_bytes"
+        assert str(error) == f"outbox {outbox.path}: the disk is full; free some space or lower its max_mb"
         for number in range(20):
             with pytest.raises(OutboxError, match="disk is full"):
                 await outbox.put(Item("cam", f"no-{number}", bytes(2000)))
@@ -127,7 +127,7 @@ async def test_a_full_disk_refuses_what_an_inbox_receives(small_disk: Path) -> N
         await inbox.answered("cam", "first", b"cat")
         filler.write_bytes(bytes(400_000))
         kept, error = await store_until_refused(inbox)
-        assert str(error) == f"inbox {inbox.path}: the disk is full; free some space or lower its max_bytes"
+        assert str(error) == f"inbox {inbox.path}: the disk is full; free some space or lower its max_mb"
         assert await inbox.claim("cam", "second") is None
         with pytest.raises(OutboxError, match="disk is full"):
             await inbox.answered("cam", "second", bytes(2000))

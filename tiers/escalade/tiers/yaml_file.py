@@ -69,14 +69,20 @@ def _fields(keys: Sequence[str | int], model: type[BaseModel]) -> list[str]:
     section = model
     for key in keys[:-1]:
         if isinstance(key, int):
-            continue
+            continue  # an entry of a list, whose type was found by the list's name
         field = section.model_fields.get(key)
-        annotation = field.annotation if field else None
-        inner = [one for one in [annotation, *getattr(annotation, "__args__", ())] if _is_section(one)]
+        inner = _sections(field.annotation) if field else []
         if not inner:
             return []
         section = inner[0]
     return [str(field.validation_alias or name) for name, field in section.model_fields.items()]
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    """Return the models that an annotation names: itself, its choices, or what it is a list of."""
+    if _is_section(annotation):
+        return [annotation]
+    return [found for one in getattr(annotation, "__args__", ()) for found in _sections(one)]
 
 
 def _is_section(annotation: Any) -> bool:

@@ -18,9 +18,10 @@ Where to look:
   with `FleetResult.failure` set. `check(scenario)` returns the warnings (unstable load) without running.
 - `result`: `FleetResult` and `Stats` (counters by `Count`, `Reason`, `Hist`, `Series`), merged by addition.
 - `compiled.World`: a scenario as arrays, picklable: what a backend ships to a worker.
-- `shard.Shard(world, cells)`: the state of consecutive cells. ``advance(control, t1) -> ShardOutput``;
-  ``checkpoint() -> bytes``, ``Shard.restore(world, blob)``; ``finish() -> ShardEnd``. It is pure but for its own
+- `shard.Shard(world, cells, asked)`: the state of consecutive cells. ``advance(control, t1) -> ShardOutput``;
+  ``checkpoint() -> bytes``, ``Shard.restore(world, blob)``; ``finish(until) -> ShardEnd``. It is pure but for its own
   state: a Ray actor owns one, and a lost actor is restarted from the last window's checkpoint and advanced again.
+- `book.Asked`: what the run wants beside counters; it is part of `Backend.start`.
 - `protocol`: `Control`, `ShardOutput`, `ShardEnd`, and `Backend`, which a new backend implements; `ranges` deals out
   the cells. ``simulate(backend=...)`` takes ``"serial"``, ``"threads"`` or an object with that protocol.
 - `reference.simulate_by_events`: one heap, one request at a time; bit-identical, for tests.

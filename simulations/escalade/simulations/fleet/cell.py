@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from escalade.simulations.fleet import answers, desk, local, travel
+from escalade.simulations.fleet import answers, battery, desk, local, travel
 from escalade.simulations.fleet.book import Book
 from escalade.simulations.fleet.columns import LazyBatch, repeated, uniforms
 from escalade.simulations.fleet.compiled import profile_of
@@ -124,7 +124,7 @@ class Cell:
         devices = self.devices
         if not len(devices.battery):
             return np.empty((4, 0), np.int64)
-        local.last_drain(world.kinds, devices, stats, world.interval, until)
+        battery.last_drain(world.kinds, devices, stats, world.interval, until)
         left, died = devices.battery[:, local.CHARGE], devices.battery[:, local.DEATH]
         mine = died != local.NO_BATTERY
         return np.stack([devices.number[mine], self._capacity[mine], left[mine], died[mine]])
@@ -155,7 +155,7 @@ class Cell:
         action, propensity = self._decide_0(world, control, rows)
         if len(self.devices.battery):
             action = action.copy()
-            local.spend(world.kinds, self.devices, stats, interval, ready, action)
+            battery.spend(world.kinds, self.devices, stats, interval, ready, action)
         going = action == local.ESCALATE
         up = np.empty((int(np.count_nonzero(going) + np.count_nonzero(action == local.DEFER)), UP), np.int64)
         chances = propensity.view(np.int64) if book.asked.fed else np.empty(0, np.int64)

@@ -26,6 +26,7 @@ DIED = 4
 """In a column of actions: the battery was empty before the decision."""
 NO_LIMIT = FAR
 CHARGE, SINCE, DEATH = range(3)
+"""Columns of `Devices.battery`."""
 ALIVE, NO_BATTERY = -1, -2
 """In place of a time of death."""
 
@@ -67,97 +68,43 @@ class Place(NamedTuple):
 
 
 def infer(
-    place: Any,
-    kinds: Any,
-    devices: Any,
-    sink: Any,
-    by_class: Any,
-    t: Any,
-    device: Any,
-    first_rid: Any,
-    t1: Any,
-    ready: Any,
-    n_ready: Any,
-    later: Any,
-    n_later: Any,
-) -> Any:
+    place: Place,
+    kinds: Kinds,
+    devices: Devices,
+    sink: Sink,
+    by_class: NDArray[np.int64],
+    t: NDArray[np.int64],
+    device: NDArray[np.int64],
+    first_rid: int,
+    t1: int,
+    ready: NDArray[np.int64],
+    n_ready: int,
+    later: NDArray[np.int64],
+    n_later: int,
+) -> tuple[int, int]:
     """Let new arrivals through the endpoints' processors, first come, first served.
 
     Those that end before `t1` are appended to `ready`, the others to `later`, int64 ``[LOCAL, room]``; returns how
     full both then are.
     """
-    return _infer(
-        place.cell,
-        place.keys,
-        place.samples,
-        kinds.awake,
-        kinds.pass_share,
-        kinds.service,
-        kinds.slo,
-        kinds.slowdown,
-        kinds.wake,
-        devices.away.end,
-        devices.away.first,
-        devices.away.start,
-        devices.busy,
-        devices.free,
-        devices.kind,
-        devices.number,
-        devices.throttled,
-        devices.upgrade,
-        sink.ended,
-        sink.size,
-        by_class,
-        t,
-        device,
-        first_rid,
-        t1,
-        ready,
-        n_ready,
-        later,
-        n_later,
-    )
+    full: tuple[int, int] = _infer(
+        place.cell, place.samples, place.keys[Purpose.SAMPLE], place.keys[Purpose.SERVICE_0],
+        place.keys[Purpose.TRIGGER], kinds.service, kinds.pass_share, kinds.awake, kinds.wake, kinds.slowdown,
+        devices.kind, devices.number, devices.free, devices.upgrade, devices.away.first, devices.away.start,
+        devices.away.end, devices.throttled, devices.busy, sink.ended, sink.size, by_class, t, device, first_rid, t1,
+        ready, n_ready, later, n_later,
+    )  # fmt: skip
+    return full
 
 
 @kernel
 def _infer(
-    place_cell: Any,
-    place_keys: Any,
-    place_samples: Any,
-    kinds_awake: Any,
-    kinds_pass_share: Any,
-    kinds_service: Any,
-    kinds_slo: Any,
-    kinds_slowdown: Any,
-    kinds_wake: Any,
-    devices_away_end: Any,
-    devices_away_first: Any,
-    devices_away_start: Any,
-    devices_busy: Any,
-    devices_free: Any,
-    devices_kind: Any,
-    devices_number: Any,
-    devices_throttled: Any,
-    devices_upgrade: Any,
-    sink_ended: Any,
-    sink_size: Any,
-    by_class: Any,
-    t: Any,
-    device: Any,
-    first_rid: Any,
-    t1: Any,
-    ready: Any,
-    n_ready: Any,
-    later: Any,
-    n_later: Any,
-) -> Any:
-    keys, cell, samples = place_keys, place_cell, place_samples
-    sample_key, service_key, trigger_key = keys[Purpose.SAMPLE], keys[Purpose.SERVICE_0], keys[Purpose.TRIGGER]
-    tables, shares, awake, wake, slowdown = kinds_service, kinds_pass_share, kinds_awake, kinds_wake, kinds_slowdown
-    kind_of, number, free, upgrade = devices_kind, devices_number, devices_free, devices_upgrade
-    first, start_away, end_away = devices_away_first, devices_away_start, devices_away_end
-    throttled, busy, ended, size = devices_throttled, devices_busy, sink_ended, sink_size
-    single = kinds_slo.shape[0] == 1
+    cell: Any, samples: Any, sample_key: Any, service_key: Any, trigger_key: Any, tables: Any, shares: Any, awake: Any,
+    wake: Any, slowdown: Any, kind_of: Any, number: Any, free: Any, upgrade: Any, first: Any, start_away: Any,
+    end_away: Any, throttled: Any, busy: Any, ended: Any, size: Any, by_class: Any, t: Any, device: Any, first_rid: Any,
+    t1: Any, ready: Any, n_ready: Any, later: Any, n_later: Any,
+) -> Any:  # fmt: skip
+    single = shares.shape[0] == 1
     heats, churns = busy.shape[0] > 0, first.shape[0] > 1
     kind = 0
     for i in range(t.shape[0]):
@@ -203,100 +150,6 @@ def _infer(
     if single:
         by_class[0, Class.ARRIVED] += t.shape[0]
     return n_ready, n_later
-
-
-@inline
-def idle_pj(power_uw: Any, ns: Any) -> Any:
-    """Return the energy of a power over a time, rounded down, without overflow for a month at 100 W."""
-    us = ns // 1000
-    return us * power_uw + ((ns - us * 1000) * power_uw) // 1000
-
-
-@inline
-def lasts_ns(charge_pj: Any, power_uw: Any) -> Any:
-    """Return how long a charge lasts at a power, rounded up."""
-    us = charge_pj // power_uw
-    return us * 1000 + ((charge_pj - us * power_uw) * 1000 + power_uw - 1) // power_uw
-
-
-@inline
-def drained(charge: Any, since: Any, until: Any, power: Any) -> Any:
-    """Return what is left of a charge when a device idles until a time, and when it died, -1 if it did not."""
-    if until > since:
-        spent = idle_pj(power, until - since)
-        if spent >= charge and power > 0:
-            return np.int64(0), since + lasts_ns(charge, power)
-        return charge - spent, np.int64(-1)
-    return charge, np.int64(-1)
-
-
-def spend(
-    kinds: Kinds, devices: Devices, stats: Stats, interval: int, rows: NDArray[np.int64], action: NDArray[np.int8]
-) -> None:
-    """Charge batteries for inferences and messages, in order; mark as `DIED` what a device did not live to decide.
-
-    A device that runs out while it infers, or by sending, is dead at the end of that inference; what it sent with its
-    last charge is not received.
-    """
-    _spend(
-        kinds.idle_uw, kinds.active_uw, kinds.message_pj + kinds.byte_pj * kinds.size, devices.kind, devices.battery,
-        stats.count, stats.series, interval, rows, action,
-    )  # fmt: skip
-
-
-@kernel
-def _spend(
-    idle: Any, active: Any, sending: Any, kind_of: Any, battery: Any, count: Any, series: Any, interval: Any, rows: Any,
-    action: Any,
-) -> None:  # fmt: skip
-    single, kind, last = idle.shape[0] == 1, 0, series.shape[0] - 1
-    for i in range(action.shape[0]):
-        d = rows[Local.DEVICE, i]
-        if battery[d, DEATH] == NO_BATTERY:
-            continue
-        if battery[d, DEATH] >= 0:
-            action[i] = DIED
-            continue
-        if not single:
-            kind = kind_of[d]
-        end, service, since = rows[Local.END, i], rows[Local.SERVICE, i], battery[d, SINCE]
-        left, death = drained(battery[d, CHARGE], since, end - service, idle[kind])
-        if death < 0:
-            left, death = drained(left, max(since, end - service), end, idle[kind])
-        if death < 0:
-            cost = idle_pj(active[kind], service)
-            if action[i] == ESCALATE or action[i] == DEFER:
-                cost += sending[kind]
-            if cost >= left:
-                left, death = np.int64(0), end
-            else:
-                left -= cost
-        battery[d, CHARGE] = left
-        battery[d, SINCE] = end
-        if death >= 0:
-            battery[d, DEATH] = death
-            action[i] = DIED
-            count[Count.DEATHS] += 1
-            series[min(death // interval, last), Series.DEATHS] += 1
-
-
-def last_drain(kinds: Kinds, devices: Devices, stats: Stats, interval: int, until: int) -> None:
-    """Let the living idle until the end of the run."""
-    _last_drain(kinds.idle_uw, devices.kind, devices.battery, stats.count, stats.series, interval, until)
-
-
-@kernel
-def _last_drain(
-    idle: Any, kind_of: Any, battery: Any, count: Any, series: Any, interval: Any, until: Any
-) -> None:  # fmt: skip
-    for d in range(battery.shape[0]):
-        if battery[d, DEATH] == ALIVE:
-            left, death = drained(battery[d, CHARGE], battery[d, SINCE], until, idle[kind_of[d]])
-            battery[d, CHARGE] = left
-            if death >= 0:
-                battery[d, DEATH] = death
-                count[Count.DEATHS] += 1
-                series[min(death // interval, series.shape[0] - 1), Series.DEATHS] += 1
 
 
 @inline

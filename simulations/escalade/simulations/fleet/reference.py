@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import deque
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
@@ -25,16 +24,29 @@ from escalade.simulations.fleet.book import outcomes_0, outcomes_1
 from escalade.simulations.fleet.columns import uniforms
 from escalade.simulations.fleet.compiled import World, profile_of
 from escalade.simulations.fleet.draws import Purpose, below, drawn, uniform
-from escalade.simulations.fleet.intervals import Intervals, from_config
+from escalade.simulations.fleet.intervals import from_config
 from escalade.simulations.fleet.learning import Mailbox, mean_ms
-from escalade.simulations.fleet.local import CHARGE, DEATH, NO_BATTERY, SINCE
+from escalade.simulations.fleet.local import DEATH, NO_BATTERY
 from escalade.simulations.fleet.policy_setup import Given, policies_of
 from escalade.simulations.fleet.population import population
+from escalade.simulations.fleet.reference_parts import (
+    ANSWER,
+    CONTROL,
+    INFERRED_0,
+    LIMIT_0,
+    LIMIT_1,
+    EventDesk,
+    EventLink,
+    Request,
+    lives,
+    periods_of,
+    up_from,
+    warm,
+)
 from escalade.simulations.fleet.result import Count, Reason, Series, Stats
 from escalade.simulations.fleet.rows import CORRECTED, ENDED, FAR, FED, OUTCOME, Ended, Fed
 from escalade.simulations.fleet.sink import count_ended
 from escalade.simulations.fleet.sources import source_of
-from escalade.tiers.breaker import Breaker
 from escalade.tiers.deadline import upstream_budget_s
 
 if TYPE_CHECKING:
@@ -43,187 +55,17 @@ if TYPE_CHECKING:
     from escalade.policies import Policy
     from escalade.simulations.fleet.scenario import Scenario
 
-CONTROL, FREE, INFERRED_0, ARRIVAL_1, BATCH_1, INFERRED_1, ARRIVAL_2, BATCH_2, ANSWER, LIMIT_1, LIMIT_0 = range(11)
 
-
-class Request:
-    """One input and all that is known of it."""
-
-    def __init__(self, cell: int, rid: int, t: int, device: int) -> None:
-        self.cell, self.rid, self.t, self.device = cell, rid, t, device
-        self.sent: list[int] = [-1, -1]
-        self.limit: list[int] = [FAR, FAR]
-        self.answered = [False, False]
-        self.row, self.end, self.at = [0, 0, 0], 0, 0
-        self.chance = [1.0, 1.0]
-        self.node = 0
-
-
-def simulate_by_events(scenario: Scenario, *, seed: int | None = None, policy: Given = None) -> _Reference:
+def simulate_by_events(scenario: Scenario, *, seed: int | None = None, policy: Given = None) -> EventFleet:
     """Run a scenario; `stats` and `requests_table` of what is returned are to be compared with `simulate`'s.
 
     Of the counters it keeps those of requests, inferences and messages lost; of the time series the answers.
     """
     world = World.of(scenario, seed)
-    return _Reference(world, policies_of(world, policy)).run()
+    return EventFleet(world, policies_of(world, policy)).run()
 
 
-class _Link:
-    """One node's link: messages one after another, while it is up."""
-
-    def __init__(self, fleet: _Reference, cell: int, hop: int, node: int, down: Intervals) -> None:
-        self.fleet, self.hop, self.node, self.cell = fleet, hop, node, cell
-        self.wire = (fleet.world.access, fleet.world.uplink)[hop]
-        links = fleet.scenario.links
-        self.queues = (links.access, links.uplink)[hop].queues
-        self.down, self.keys = _periods(down, node), fleet.world.keys[cell]
-        self.waiting: deque[tuple[Request, int]] = deque()
-        self.busy_until, opened = 0, count()
-        key = self.keys[Purpose.BREAKER_0 if hop == 0 else Purpose.BREAKER_1]
-        self.breaker = Breaker(
-            failures=self.wire.failures or 1,
-            wait_s=self.wire.wait,
-            max_wait_s=self.wire.max_wait,
-            uniform=lambda: float(uniform(key, (node << 32) + next(opened))),
-        )
-
-    def send(self, one: Request, size: int) -> None:
-        fleet, now, hop = self.fleet, self.fleet.now, self.hop
-        if not self.queues:
-            self._transmit(one, now)
-            return
-        up = _up_again(self.down, now) == now
-        if self.wire.failures and not one.answered[hop]:
-            if self.breaker.allows(now):
-                if up:
-                    self.breaker.succeeded(now)
-                else:
-                    self.breaker.failed(now)
-                    fleet.give_up(one, hop, Reason.UNAVAILABLE)
-                    one.limit[hop] = FAR
-            else:
-                fleet.give_up(one, hop, Reason.CIRCUIT_OPEN)
-                one.limit[hop] = FAR
-        kept = len(self.waiting) + (self.busy_until > now)
-        if self.wire.max_waiting and kept >= self.wire.max_waiting:
-            fleet.stats.count[Count.LOST_0 + hop] += 1
-            if not self.wire.evicts or not self.waiting:
-                fleet.give_up(one, hop, Reason.BUFFER_FULL)
-                return
-            fleet.give_up(self.waiting.popleft()[0], hop, Reason.BUFFER_FULL)
-        self.waiting.append((one, size))
-        self.go_on()
-
-    def go_on(self) -> None:
-        now = self.fleet.now
-        while self.waiting:
-            begin = _up_again(self.down, max(now, self.busy_until))
-            if begin > now:
-                self.fleet.at(begin, FREE, self.cell, self.node, self.go_on)
-                return
-            one, size = self.waiting.popleft()
-            self.busy_until = now + int(size * self.wire.ns_per_byte)
-            self._transmit(one, self.busy_until)
-
-    def _transmit(self, one: Request, when: int) -> None:
-        fleet, hop, wire = self.fleet, self.hop, self.wire
-        delay = int(drawn(wire.latency, 0, self.keys[Purpose.ACCESS_UP if hop == 0 else Purpose.UPLINK_UP], one.rid))
-        retries = 0
-        if wire.loss > 0:
-            chance = uniform(self.keys[Purpose.LOSS_0 if hop == 0 else Purpose.LOSS_1], one.rid)
-            share = wire.loss
-            while chance < share and retries <= wire.max_retries:
-                retries, share = retries + 1, share * wire.loss
-        if retries > wire.max_retries:
-            fleet.stats.count[Count.LOST_0 + hop] += 1
-            return  # whoever waits does so until its limit
-        desk = fleet.desk_of(one, hop + 1)
-        arrival = (ARRIVAL_1, ARRIVAL_2)[hop]
-        fleet.at(when + delay + retries * wire.retry, arrival, one.cell, one.rid, lambda: desk.arrive(one))
-
-
-class _Desk:
-    """One edge node, or one server: workers and a queue."""
-
-    def __init__(self, fleet: _Reference, level: int, unit: int, down: Intervals, upgrade: int, place: int) -> None:
-        self.fleet, self.level, self.upgrade = fleet, level, upgrade
-        self.desk = (fleet.world.edge, fleet.world.server)[level - 1]
-        self.down, self.place = _periods(down, unit), place
-        self.idle = self.desk.workers
-        self.queue: deque[Request] = deque()
-        self.batches = self.desk.max_batch > 1
-
-    def arrive(self, one: Request) -> None:
-        fleet = self.fleet
-        one.at = fleet.now
-        samples = fleet.world.tables[0].samples
-        one.row[self.level] = one.row[0] % samples + (samples if fleet.now >= self.upgrade else 0)
-        if _up_again(self.down, fleet.now) != fleet.now:
-            self._refuse(one, Reason.UNAVAILABLE)
-        elif not self.batches and self.idle:
-            self._begin([one])
-        elif self.desk.max_queue and len(self.queue) >= self.desk.max_queue:
-            self._refuse(one, Reason.REFUSED)
-        else:
-            self.queue.append(one)
-            if self.batches and self.idle:
-                self._later()
-
-    def _later(self) -> None:
-        self.fleet.at(self.fleet.now, (BATCH_1, BATCH_2)[self.level - 1], self.place, 0, self.go_on)
-
-    def go_on(self) -> None:
-        now = self.fleet.now
-        while self.idle and self.queue:
-            batch: list[Request] = []
-            while self.queue and len(batch) < self.desk.max_batch:
-                one = self.queue.popleft()
-                if not one.at < one.limit[self.level - 1] <= now:  # else it is late, and nobody waits for it
-                    batch.append(one)
-            if batch:
-                self._begin(batch)
-
-    def _begin(self, batch: list[Request]) -> None:
-        fleet, level, now = self.fleet, self.level, self.fleet.now
-        first = batch[0]
-        key = fleet.world.keys[first.cell, (Purpose.SERVICE_1, Purpose.SERVICE_2)[level - 1]]
-        service = int(drawn(self.desk.service, 0, key, first.rid))
-        if self.batches:
-            service = int(service * (1.0 + self.desk.each_more * (len(batch) - 1)))
-        for low, high, slowdown in zip(self.desk.slow_from, self.desk.slow_to, self.desk.slowdown, strict=True):
-            if low <= now < high:
-                service = int(service * slowdown)
-                break
-        self.idle -= 1
-        fleet.stats.count[Count.BUSY_NS_0 + level] += service
-        fleet.stats.series[fleet.interval_of(now), Series.BUSY_NS_0 + level] += service
-        for one in batch:
-            fleet.stats.count[Count.SERVED_0 + level] += 1
-            fleet.stats.count[Count.WAIT_NS_0 + level] += now - one.at
-            done = fleet.inferred_1 if level == 1 else fleet.inferred_2
-            kind = INFERRED_1 if level == 1 else ANSWER
-            fleet.at(now + service, kind, one.cell, one.rid, partial(done, one))
-        fleet.at(now + service, FREE, self.place, first.rid, self._freed)
-
-    def _freed(self) -> None:
-        self.idle += 1
-        if self.batches:
-            if self.queue:
-                self._later()
-        else:
-            self.go_on()
-
-    def _refuse(self, one: Request, why: Reason) -> None:
-        fleet, now = self.fleet, self.fleet.now
-        if self.level == 1:
-            back = now + fleet.back(one)
-        else:
-            keys = fleet.world.keys[one.cell]
-            back = now + int(drawn(fleet.world.uplink.latency, 0, keys[Purpose.UPLINK_DOWN], one.rid))
-        fleet.at(back, ANSWER, one.cell, one.rid, lambda: fleet.give_up(one, self.level - 1, why))
-
-
-class _Reference:
+class EventFleet:
     """One run."""
 
     def __init__(self, world: World, policies: list[Policy]) -> None:
@@ -241,7 +83,7 @@ class _Reference:
         self.heat = [np.zeros_like(devices.busy) for devices, _ in self._people]
         self._links, self._desks = self._built()
 
-    def run(self) -> _Reference:
+    def run(self) -> EventFleet:
         """Take events off the heap until there are none."""
         world = self.world
         for cell in range(world.cells):
@@ -260,7 +102,7 @@ class _Reference:
         """Let something happen."""
         heappush(self._heap, (int(when), kind, cell, number, next(self._tie), what))
 
-    def desk_of(self, one: Request, level: int) -> _Desk:
+    def desk_of(self, one: Request, level: int) -> EventDesk:
         """Return the edge node or the server that a request goes to."""
         node = one.node + self.world.nodes(one.cell).start
         if level == 1:
@@ -332,24 +174,24 @@ class _Reference:
         back = self.now + int(drawn(self.world.uplink.latency, 0, keys[Purpose.UPLINK_DOWN], one.rid))
         self.at(back, ANSWER, one.cell, one.rid, lambda: self._from_server(one))
 
-    def _built(self) -> tuple[list[list[_Link]], list[list[_Desk]]]:
+    def _built(self) -> tuple[list[list[EventLink]], list[list[EventDesk]]]:
         world, scenario = self.world, self.scenario
-        links: list[list[_Link]] = [[], []]
-        desks: list[list[_Desk]] = [[], []]
+        links: list[list[EventLink]] = [[], []]
+        desks: list[list[EventDesk]] = [[], []]
         for cell in range(world.cells):
             nodes, keys = world.nodes(cell), world.keys[cell]
             for hop, config in enumerate((scenario.links.access, scenario.links.uplink)):
                 key = keys[Purpose.OUTAGE_0 if hop == 0 else Purpose.OUTAGE_1]
                 down = from_config(config.outages, len(nodes), world.duration, key)
-                links[hop] += [_Link(self, cell, hop, node, down) for node in range(len(nodes))]
+                links[hop] += [EventLink(self, cell, hop, node, down) for node in range(len(nodes))]
             down = from_config(scenario.edge_nodes.failures, len(nodes), world.duration, keys[Purpose.FAILURE_1])
             desks[0] += [
-                _Desk(self, 1, node, down, self._upgrade(1, nodes.start + node), nodes.start + node)
+                EventDesk(self, 1, node, down, self._upgrade(1, nodes.start + node), nodes.start + node)
                 for node in range(len(nodes))
             ]
         servers = scenario.edge_servers
         down = from_config(servers.failures, servers.count, world.duration, world.keys[world.cells, Purpose.FAILURE_2])
-        desks[1] += [_Desk(self, 2, unit, down, self._upgrade(2, unit), unit) for unit in range(servers.count)]
+        desks[1] += [EventDesk(self, 2, unit, down, self._upgrade(2, unit), unit) for unit in range(servers.count)]
         return links, desks
 
     def _upgrade(self, level: int, unit: int) -> int:
@@ -372,7 +214,7 @@ class _Reference:
         one = Request(cell, rid, t, device)
         kind, keys = int(devices.kind[device]), world.keys[cell]
         self.stats.count[Count.ARRIVED] += 1
-        if len(devices.away.first) > 1 and _up_again(_periods(devices.away, device), t) != t:
+        if len(devices.away.first) > 1 and up_from(periods_of(devices.away, device), t) != t:
             self._end(one, -1, Reason.OFFLINE)
             return
         if uniform(keys[Purpose.TRIGGER], rid) >= world.kinds.pass_share[kind]:
@@ -411,7 +253,7 @@ class _Reference:
         )
         action = self._decide(one, 0, kind, one.device, batch, left > 0)
         has_battery = len(devices.battery) > 0 and devices.battery[one.device, DEATH] != NO_BATTERY
-        if has_battery and not self._lives(one, kind, service, action):
+        if has_battery and not lives(devices, kinds, one, self.now, kind, service, action):
             self._end(one, -1, Reason.DEAD)
             return
         self.stats.count[Count.SERVED_0] += 1
@@ -451,33 +293,6 @@ class _Reference:
                 keys, nodes = self.world.keys[one.cell], len(self.world.nodes(one.cell))
                 return int(below(keys[Purpose.MOBILITY], (one.device << 32) + move, nodes))
         return int(devices.node[one.device])
-
-    def _lives(self, one: Request, kind: int, service: int, action: int) -> bool:
-        """Charge the battery for one inference; whether the device lives to send what it decided."""
-        devices, kinds, d = self._people[one.cell][0], self.world.kinds, one.device
-        battery = devices.battery[d]
-        if battery[DEATH] >= 0:
-            return False
-        idle = int(kinds.idle_uw[kind])
-        for until in (self.now - service, self.now):
-            passed, charge = until - int(battery[SINCE]), int(battery[CHARGE])
-            if passed <= 0:
-                continue
-            spent = passed // 1000 * idle + passed % 1000 * idle // 1000
-            if spent >= charge and idle > 0:
-                us = charge // idle
-                battery[:] = 0, self.now, battery[SINCE] + us * 1000 + -(-(charge - us * idle) * 1000 // idle)
-                return False
-            battery[CHARGE], battery[SINCE] = charge - spent, until
-        active = int(kinds.active_uw[kind])
-        cost = service // 1000 * active + service % 1000 * active // 1000
-        if action in (Action.ESCALATE, Action.DEFER):
-            cost += int(kinds.message_pj[kind]) + int(kinds.byte_pj[kind]) * int(kinds.size[kind])
-        if cost >= battery[CHARGE]:
-            battery[DEATH], battery[CHARGE] = self.now, 0
-            return False
-        battery[CHARGE] -= cost
-        return True
 
     def _rise(self, one: Request, limit: int) -> None:
         one.sent[1], one.limit[1] = self.now, limit
@@ -582,20 +397,11 @@ class _Reference:
         )
         for cell, (devices, _) in enumerate(self._people):
             for d in range(len(devices.busy)):
-                self._warm(cell, d, int(devices.busy[d]))
+                thermal = profile_of(self.scenario.endpoints[int(devices.kind[d])]).thermal
+                if thermal is not None:
+                    before = int(self.heat[cell][d]), int(devices.busy[d]), int(devices.throttled[d])
+                    self.heat[cell][d], devices.throttled[d] = warm(thermal, world.interval, *before)
             devices.busy[:] = 0
-
-    def _warm(self, cell: int, d: int, busy: int) -> None:
-        devices, interval = self._people[cell][0], self.world.interval
-        thermal = profile_of(self.scenario.endpoints[int(devices.kind[d])]).thermal
-        if thermal is None:
-            return
-        heat = (int(self.heat[cell][d]) * round(thermal.keep * 65536) >> 16) + busy
-        self.heat[cell][d] = heat
-        if heat >= round(thermal.hot * interval):
-            devices.throttled[d] = 1
-        elif heat <= round(thermal.cool * interval):
-            devices.throttled[d] = 0
 
     def _told(self, ended: Any, fed: Any) -> list[Any]:
         answers = ended[(ended[:, Ended.TIER] >= 0) & (ended[:, Ended.REASON] != CORRECTED)]
@@ -622,17 +428,6 @@ class _Reference:
 
 def _allowed(left: float, reserve: int, timeout: int) -> int:
     return timeout if left == math.inf else math.floor(upstream_budget_s(left, reserve, timeout))
-
-
-def _periods(intervals: Intervals, unit: int) -> list[tuple[int, int]]:
-    if len(intervals.first) == 1:
-        return []
-    mine = slice(int(intervals.first[unit]), int(intervals.first[unit + 1]))
-    return list(zip(intervals.start[mine].tolist(), intervals.end[mine].tolist(), strict=True))
-
-
-def _up_again(periods: list[tuple[int, int]], t: int) -> int:
-    return next((end for start, end in periods if start <= t < end), t)
 
 
 def _matrix(rows: list[list[int]], width: int) -> Any:

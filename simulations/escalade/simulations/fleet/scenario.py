@@ -172,7 +172,7 @@ class Rollout(Section):
 
 
 class Events(Section):
-    """Events that several edge nodes observe, each by itself, and the server fuses.
+    """Events that several edge nodes observe, each by itself, and the server fuses. Not simulated yet: refused.
 
     An event's observations arrive at `views` consecutive nodes of one cell at once, wait there for a worker as
     any request, and go up as posteriors. The server's aggregator answers when all are there or `wait_ms` after

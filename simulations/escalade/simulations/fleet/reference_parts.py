@@ -1,0 +1,244 @@
+"""What the reference engine is made of: requests, links and desks as objects, one event at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING
+
+from escalade.policies import Action
+from escalade.simulations.fleet.draws import Purpose, drawn, uniform
+from escalade.simulations.fleet.local import CHARGE, DEATH, SINCE
+from escalade.simulations.fleet.result import Count, Reason, Series
+from escalade.simulations.fleet.rows import FAR
+from escalade.tiers.breaker import Breaker
+
+if TYPE_CHECKING:
+    from escalade.simulations.fleet.compiled import Kinds
+    from escalade.simulations.fleet.hardware import Thermal
+    from escalade.simulations.fleet.intervals import Intervals
+    from escalade.simulations.fleet.local import Devices
+    from escalade.simulations.fleet.reference import EventFleet
+
+CONTROL, FREE, INFERRED_0, ARRIVAL_1, BATCH_1, INFERRED_1, ARRIVAL_2, BATCH_2, ANSWER, LIMIT_1, LIMIT_0 = range(11)
+
+
+class Request:
+    """One input and all that is known of it."""
+
+    def __init__(self, cell: int, rid: int, t: int, device: int) -> None:
+        self.cell, self.rid, self.t, self.device = cell, rid, t, device
+        self.sent: list[int] = [-1, -1]
+        self.limit: list[int] = [FAR, FAR]
+        self.answered = [False, False]
+        self.row, self.end, self.at = [0, 0, 0], 0, 0
+        self.chance = [1.0, 1.0]
+        self.node = 0
+
+
+class EventLink:
+    """One node's link: messages one after another, while it is up."""
+
+    def __init__(self, fleet: EventFleet, cell: int, hop: int, node: int, down: Intervals) -> None:
+        self.fleet, self.hop, self.node, self.cell = fleet, hop, node, cell
+        self.wire = (fleet.world.access, fleet.world.uplink)[hop]
+        links = fleet.scenario.links
+        self.queues = (links.access, links.uplink)[hop].queues
+        self.down, self.keys = periods_of(down, node), fleet.world.keys[cell]
+        self.waiting: deque[tuple[Request, int]] = deque()
+        self.busy_until, opened = 0, count()
+        key = self.keys[Purpose.BREAKER_0 if hop == 0 else Purpose.BREAKER_1]
+        self.breaker = Breaker(
+            failures=self.wire.failures or 1,
+            wait_s=self.wire.wait,
+            max_wait_s=self.wire.max_wait,
+            uniform=lambda: float(uniform(key, (node << 32) + next(opened))),
+        )
+
+    def send(self, one: Request, size: int) -> None:
+        """Take a message, or have it answered below."""
+        fleet, now, hop = self.fleet, self.fleet.now, self.hop
+        if not self.queues:
+            self._transmit(one, now)
+            return
+        up = up_from(self.down, now) == now
+        if self.wire.failures and not one.answered[hop]:
+            if self.breaker.allows(now):
+                if up:
+                    self.breaker.succeeded(now)
+                else:
+                    self.breaker.failed(now)
+                    fleet.give_up(one, hop, Reason.UNAVAILABLE)
+                    one.limit[hop] = FAR
+            else:
+                fleet.give_up(one, hop, Reason.CIRCUIT_OPEN)
+                one.limit[hop] = FAR
+        kept = len(self.waiting) + (self.busy_until > now)
+        if self.wire.max_waiting and kept >= self.wire.max_waiting:
+            fleet.stats.count[Count.LOST_0 + hop] += 1
+            if not self.wire.evicts or not self.waiting:
+                fleet.give_up(one, hop, Reason.BUFFER_FULL)
+                return
+            fleet.give_up(self.waiting.popleft()[0], hop, Reason.BUFFER_FULL)
+        self.waiting.append((one, size))
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Transmit what can begin now."""
+        now = self.fleet.now
+        while self.waiting:
+            begin = up_from(self.down, max(now, self.busy_until))
+            if begin > now:
+                self.fleet.at(begin, FREE, self.cell, self.node, self.go_on)
+                return
+            one, size = self.waiting.popleft()
+            self.busy_until = now + int(size * self.wire.ns_per_byte)
+            self._transmit(one, self.busy_until)
+
+    def _transmit(self, one: Request, when: int) -> None:
+        fleet, hop, wire = self.fleet, self.hop, self.wire
+        delay = int(drawn(wire.latency, 0, self.keys[Purpose.ACCESS_UP if hop == 0 else Purpose.UPLINK_UP], one.rid))
+        retries = 0
+        if wire.loss > 0:
+            chance = uniform(self.keys[Purpose.LOSS_0 if hop == 0 else Purpose.LOSS_1], one.rid)
+            share = wire.loss
+            while chance < share and retries <= wire.max_retries:
+                retries, share = retries + 1, share * wire.loss
+        if retries > wire.max_retries:
+            fleet.stats.count[Count.LOST_0 + hop] += 1
+            return  # whoever waits does so until its limit
+        desk = fleet.desk_of(one, hop + 1)
+        arrival = (ARRIVAL_1, ARRIVAL_2)[hop]
+        fleet.at(when + delay + retries * wire.retry, arrival, one.cell, one.rid, lambda: desk.arrive(one))
+
+
+class EventDesk:
+    """One edge node, or one server: workers and a queue."""
+
+    def __init__(self, fleet: EventFleet, level: int, unit: int, down: Intervals, upgrade: int, place: int) -> None:
+        self.fleet, self.level, self.upgrade = fleet, level, upgrade
+        self.desk = (fleet.world.edge, fleet.world.server)[level - 1]
+        self.down, self.place = periods_of(down, unit), place
+        self.idle = self.desk.workers
+        self.queue: deque[Request] = deque()
+        self.batches = self.desk.max_batch > 1
+
+    def arrive(self, one: Request) -> None:
+        """Serve a request, let it wait, or refuse it."""
+        fleet = self.fleet
+        one.at = fleet.now
+        samples = fleet.world.tables[0].samples
+        one.row[self.level] = one.row[0] % samples + (samples if fleet.now >= self.upgrade else 0)
+        if up_from(self.down, fleet.now) != fleet.now:
+            self._refuse(one, Reason.UNAVAILABLE)
+        elif not self.batches and self.idle:
+            self._begin([one])
+        elif self.desk.max_queue and len(self.queue) >= self.desk.max_queue:
+            self._refuse(one, Reason.REFUSED)
+        else:
+            self.queue.append(one)
+            if self.batches and self.idle:
+                self._later()
+
+    def _later(self) -> None:
+        self.fleet.at(self.fleet.now, (BATCH_1, BATCH_2)[self.level - 1], self.place, 0, self.go_on)
+
+    def go_on(self) -> None:
+        """Give idle workers what waits."""
+        now = self.fleet.now
+        while self.idle and self.queue:
+            batch: list[Request] = []
+            while self.queue and len(batch) < self.desk.max_batch:
+                one = self.queue.popleft()
+                if not one.at < one.limit[self.level - 1] <= now:  # else it is late, and nobody waits for it
+                    batch.append(one)
+            if batch:
+                self._begin(batch)
+
+    def _begin(self, batch: list[Request]) -> None:
+        fleet, level, now = self.fleet, self.level, self.fleet.now
+        first = batch[0]
+        key = fleet.world.keys[first.cell, (Purpose.SERVICE_1, Purpose.SERVICE_2)[level - 1]]
+        service = int(drawn(self.desk.service, 0, key, first.rid))
+        if self.batches:
+            service = int(service * (1.0 + self.desk.each_more * (len(batch) - 1)))
+        for low, high, slowdown in zip(self.desk.slow_from, self.desk.slow_to, self.desk.slowdown, strict=True):
+            if low <= now < high:
+                service = int(service * slowdown)
+                break
+        self.idle -= 1
+        fleet.stats.count[Count.BUSY_NS_0 + level] += service
+        fleet.stats.series[fleet.interval_of(now), Series.BUSY_NS_0 + level] += service
+        for one in batch:
+            fleet.stats.count[Count.SERVED_0 + level] += 1
+            fleet.stats.count[Count.WAIT_NS_0 + level] += now - one.at
+            done = fleet.inferred_1 if level == 1 else fleet.inferred_2
+            kind = INFERRED_1 if level == 1 else ANSWER
+            fleet.at(now + service, kind, one.cell, one.rid, partial(done, one))
+        fleet.at(now + service, FREE, self.place, first.rid, self._freed)
+
+    def _freed(self) -> None:
+        self.idle += 1
+        if self.batches:
+            if self.queue:
+                self._later()
+        else:
+            self.go_on()
+
+    def _refuse(self, one: Request, why: Reason) -> None:
+        fleet, now = self.fleet, self.fleet.now
+        if self.level == 1:
+            back = now + fleet.back(one)
+        else:
+            keys = fleet.world.keys[one.cell]
+            back = now + int(drawn(fleet.world.uplink.latency, 0, keys[Purpose.UPLINK_DOWN], one.rid))
+        fleet.at(back, ANSWER, one.cell, one.rid, lambda: fleet.give_up(one, self.level - 1, why))
+
+
+def periods_of(intervals: Intervals, unit: int) -> list[tuple[int, int]]:
+    """Return when one unit is down."""
+    if len(intervals.first) == 1:
+        return []
+    mine = slice(int(intervals.first[unit]), int(intervals.first[unit + 1]))
+    return list(zip(intervals.start[mine].tolist(), intervals.end[mine].tolist(), strict=True))
+
+
+def up_from(periods: list[tuple[int, int]], t: int) -> int:
+    """Return when it is up, at or after a time."""
+    return next((end for start, end in periods if start <= t < end), t)
+
+
+def lives(devices: Devices, kinds: Kinds, one: Request, now: int, kind: int, service: int, action: int) -> bool:
+    """Charge the battery for one inference; whether the device lives to send what it decided."""
+    battery = devices.battery[one.device]
+    if battery[DEATH] >= 0:
+        return False
+    idle = int(kinds.idle_uw[kind])
+    for until in (now - service, now):
+        passed, charge = until - int(battery[SINCE]), int(battery[CHARGE])
+        if passed <= 0:
+            continue
+        spent = passed // 1000 * idle + passed % 1000 * idle // 1000
+        if spent >= charge and idle > 0:
+            us = charge // idle
+            battery[:] = 0, now, battery[SINCE] + us * 1000 + -(-(charge - us * idle) * 1000 // idle)
+            return False
+        battery[CHARGE], battery[SINCE] = charge - spent, until
+    active = int(kinds.active_uw[kind])
+    cost = service // 1000 * active + service % 1000 * active // 1000
+    if action in (Action.ESCALATE, Action.DEFER):
+        cost += int(kinds.message_pj[kind]) + int(kinds.byte_pj[kind]) * int(kinds.size[kind])
+    if cost >= battery[CHARGE]:
+        battery[DEATH], battery[CHARGE] = now, 0
+        return False
+    battery[CHARGE] -= cost
+    return True
+
+
+def warm(thermal: Thermal, interval: int, heat: int, busy: int, throttled: int) -> tuple[int, int]:
+    """Return a device's heat, and whether it throttles, at the end of a control interval."""
+    heat = (heat * round(thermal.keep * 65536) >> 16) + busy
+    if heat >= round(thermal.hot * interval):
+        return heat, 1
+    return heat, 0 if heat <= round(thermal.cool * interval) else throttled

@@ -94,12 +94,12 @@ class Cell:
         book.out.pending = self.pending
         return book.out
 
-    def told(self) -> NDArray[np.int64]:
-        """Return what telemetry was not told of yet, int64 ``[devices, 4]``: number and counts; and forget it."""
+    def told(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Return numbers of devices and what telemetry was not told of yet, int32 ``[devices, 3]``; and forget it."""
         devices = self.devices
-        rows = np.concatenate([devices.number[: len(devices.told), None], devices.told], axis=1)
+        counts = devices.told.copy()
         devices.told[:] = 0
-        return rows
+        return devices.number[: len(counts)], counts
 
     def control(self, world: World) -> None:
         """Do what happens at the end of a control interval: thermal states move on."""

@@ -42,12 +42,13 @@ class Mailbox:
             if not now.all():
                 self._later = np.concatenate([self._later, rows[~now]])
 
-    def put_counts(self, told: Rows) -> None:
-        """Add what the endpoints counted themselves, int64 ``[n, 4]``; see `ShardOutput`."""
-        if len(told):
-            counts = self._of(0)
-            for column in range(3):
-                counts[column, told[:, 0]] += told[:, column + 1]
+    def put_counts(self, told: list[tuple[NDArray[np.int64], NDArray[np.int32]]]) -> None:
+        """Add what the endpoints counted themselves; see `ShardOutput`."""
+        for numbers, rows in told:
+            if len(rows):
+                counts = self._of(0)
+                for column in range(3):
+                    counts[column, numbers] += rows[:, column]
 
     def _of(self, level: int) -> NDArray[np.int64]:
         return self._counts.setdefault(level, np.zeros((3, int(self._world.class_first[-1])), np.int64))

@@ -51,7 +51,7 @@ class Devices(NamedTuple):
     """In this control interval; empty likewise."""
     battery: NDArray[np.int64]
     """``[D, 3]``: what is left, since when, and when it died (`ALIVE`, `NO_BATTERY`); empty where no one has any."""
-    told: NDArray[np.int64]
+    told: NDArray[np.int32]
     """``[D, 3]``: answers, those in time and escalations that telemetry has not been told of; empty for no one."""
 
 

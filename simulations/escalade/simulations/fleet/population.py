@@ -65,7 +65,7 @@ def population(world: World, cell: int, *, told: bool = False) -> tuple[Devices,
         np.zeros(total if heats else 0, np.uint8),
         np.zeros(total if heats else 0, np.int64),
         np.stack([capacity, np.zeros_like(capacity), np.where(capacity > 0, ALIVE, NO_BATTERY)], axis=1),
-        np.zeros((total if told else 0, 3), np.int64),
+        np.zeros((total if told else 0, 3), np.int32),
     )
     return devices, capacity
 

@@ -59,8 +59,8 @@ class ShardOutput:
     interval
         int64 ``[SERIES]``: the row of the time series of the control interval that the window ended, or is in.
     told
-        int64 ``[devices, 4]``, at the end of a control interval, for endpoints' policies that retune: number of the
-        device, its answers at once, those in time, and its escalations; `outcomes` has the rest.
+        For each cell, at the end of a control interval and for endpoints' policies that retune: numbers of devices, and
+        int32 ``[devices, 3]``, their answers at once, those in time, and escalations; `outcomes` has the rest.
     failure
         A policy raised; the window's state is then not whole, and the run ends.
     """
@@ -72,7 +72,7 @@ class ShardOutput:
     answered: tuple[int, int]
     pending: int
     interval: NDArray[np.int64]
-    told: NDArray[np.int64]
+    told: list[tuple[NDArray[np.int64], NDArray[np.int32]]]
     failure: Failure | None = None
 
 

@@ -35,7 +35,7 @@ class Shard:
 
     def advance(self, control: Control, t1: int) -> ShardOutput:
         """Do everything that happens before `t1`, ns; at the end of a control interval thermal states move on."""
-        outputs, told, failure = [], list[NDArray[np.int64]](), None
+        outputs, told, failure = [], list[tuple[NDArray[np.int64], NDArray[np.int32]]](), None
         before = self._stats.count[[Count.ANSWERED_0, Count.ANSWERED_1]]
         for cell in self._cells:
             try:
@@ -57,7 +57,7 @@ class Shard:
             (int(answered[0]), int(answered[1])),
             sum(one.pending for one in outputs),
             self._stats.series[min((t1 - 1) // self._world.interval, self._world.intervals)].copy(),
-            stacked(told, 4),
+            told,
             failure,
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from socket import gethostname
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import (
@@ -22,9 +22,11 @@ from pydantic import (
     model_validator,
 )
 
+from escalade.tiers.address import Address
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.preprocess import StepSpec
 from escalade.tiers.providers import Provider, full_name
+from escalade.tiers.tls_config import TlsConfig, refuse_plaintext
 
 TierName = Literal["endpoint", "edge_node", "edge_server"]
 OutputKind = Literal["logits", "posterior", "raw"]
@@ -50,19 +52,6 @@ DTYPES: dict[str, np.dtype[Any]] = {
 DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def host_port(address: str) -> tuple[str, int]:
-    """Split `host:port` (or `[::1]:port`); ValueError when it is neither."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or "/" in host or not port.isdigit() or int(port) > 65535:
-        raise ValueError(f"{address!r} is not host:port, for example 127.0.0.1:8001")
-    return host.strip("[]"), int(port)
-
-
-def _address(value: str) -> str:
-    host_port(value)
-    return value
-
-
 def _provider(value: Any) -> Any:
     if isinstance(value, str):
         value = {"name": value}
@@ -74,7 +63,6 @@ def _provider(value: Any) -> Any:
     return value
 
 
-Address = Annotated[str, AfterValidator(_address)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -160,6 +148,8 @@ class LinkConfig(Section):
     """One way upward: to another escalade tier or any Open Inference Protocol server."""
 
     address: Address
+    insecure: bool = False
+    """Plaintext: whoever listens on the way reads and changes what is asked and answered."""
     model: str | None = None
     """The model's name there; default: this tier's own."""
     version: str = ""
@@ -200,6 +190,8 @@ class ListenConfig(Section):
 
     address: Address = "127.0.0.1:8001"
     """Port 0: any free one."""
+    insecure: bool = False
+    """Plaintext, and whoever reaches the address may call everything."""
     reflection: bool = True
 
 
@@ -313,6 +305,9 @@ class InboxConfig(Section):
     max_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 256.0
 
 
+Protected = TypeVar("Protected", ListenConfig, LinkConfig, UpstreamConfig | None)
+
+
 def _fallbacks(value: list[FallbackConfig], info: ValidationInfo) -> list[FallbackConfig]:
     upstream = info.data.get("upstream")
     if value and upstream is None and "upstream" in info.data:
@@ -320,6 +315,14 @@ def _fallbacks(value: list[FallbackConfig], info: ValidationInfo) -> list[Fallba
     addresses = [link.address for link in ([upstream] if upstream else []) + value]
     if twice := next((one for one in addresses if addresses.count(one) > 1), None):
         raise ValueError(f"two links lead to {twice}; name each address once")
+    for link in value:
+        _protected(link, info)
+    return value
+
+
+def _protected(value: Protected, info: ValidationInfo) -> Protected:
+    if value is not None:
+        refuse_plaintext(value.address, secured=info.data.get("tls") is not None, insecure=value.insecure)
     return value
 
 
@@ -335,16 +338,20 @@ class TierConfig(Section):
     policy: dict[str, Any] = {"name": "AlwaysAccept"}
     """`{name: Threshold, threshold: 0.8}`, or `{name: my_module:MyPolicy, ...}`; `state: FILE` beside the name
     is what the policy was fitted to or has learnt."""
-    upstream: UpstreamConfig | None = None
+    tls: TlsConfig | None = None
+    """Who this tier is, and whom it believes; without it plaintext, which stays on this machine."""
+    upstream: Annotated[UpstreamConfig | None, AfterValidator(_protected)] = None
     fallbacks: Annotated[list[FallbackConfig], AfterValidator(_fallbacks)] = []
     """In order of preference, asked when `upstream` gives no answer."""
-    listen: ListenConfig = ListenConfig()
+    listen: Annotated[ListenConfig, AfterValidator(_protected)] = ListenConfig()
     batching: BatchingConfig = BatchingConfig()
     limits: LimitsConfig = LimitsConfig()
     metrics: MetricsConfig | None = None
     outbox: OutboxConfig | None = None
     inbox: InboxConfig | None = None
     record: RecordConfig | None = None
+    audit: Path | None = None
+    """A file to which is appended which configuration, model and certificates were used since when."""
     log: LogConfig = LogConfig()
     _folder: Path = PrivateAttr(Path())
 
@@ -369,6 +376,8 @@ class TierConfig(Section):
         if inbox:
             inbox = inbox.model_copy(update={"file": folder / inbox.file})
         config = self.model_copy(update={"model": model, "record": record, "outbox": outbox, "inbox": inbox})
+        named = {"tls": self.tls and self.tls.in_folder(folder), "audit": self.audit and folder / self.audit}
+        config = config.model_copy(update=named)
         config._folder = folder
         return config
 

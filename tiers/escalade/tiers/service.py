@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import structlog
-from prometheus_client import CollectorRegistry, start_http_server
 
 from escalade.policies import Policy, PolicyConfigError, load_policy, load_score
 from escalade.policies.combinator import listens
-from escalade.tiers.config import TierConfig, TierName, host_port
 from escalade.tiers.config_file import load_config, parse_config
 from escalade.tiers.deliveries import Deliveries, MemoryWindow
 from escalade.tiers.errors import ConfigError
@@ -24,10 +22,12 @@ from escalade.tiers.head import Head
 from escalade.tiers.links import Links
 from escalade.tiers.logs import configure_logs
 from escalade.tiers.metrics import TierMetrics
+from escalade.tiers.metrics_http import serve_metrics
 from escalade.tiers.model import OnnxModel
 from escalade.tiers.outbox import Inbox, InboxLimits, OutboxError
 from escalade.tiers.record import Recorder
 from escalade.tiers.retuning import Window, retune_forever
+from escalade.tiers.security import Security
 from escalade.tiers.status import Status, inbox_status, link_status, outbox_status
 from escalade.tiers.tier import Tier
 from escalade.tiers.wire.kept import KeptMessages
@@ -39,7 +39,7 @@ from escalade.tiers.wire.tier_servicer import TierServicer
 from escalade.tiers.wire.upstream import GrpcUpstream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from numpy.typing import NDArray
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from escalade.tiers.admission import Admission
     from escalade.tiers.answer import Answer
-    from escalade.tiers.config import InboxConfig
+    from escalade.tiers.config import InboxConfig, TierConfig, TierName
     from escalade.tiers.corrections import Correction
     from escalade.tiers.outbox import Priority
     from escalade.tiers.outbox.item import ReportKind
@@ -86,6 +86,7 @@ class Service:
         self._metrics_server: Any = None
         self._retuning: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._security: Security | None = None
         self._recorder: Recorder | None = None
         self._forwarding: Forwarding | None = None
         self._inbox: Inbox | None = None
@@ -127,9 +128,14 @@ class Service:
         SetupError
             When the model, a provider, the score or the policy does not work.
         """
-        config = self.config
         if not structlog.is_configured():  # an application that has its own logging keeps it
-            configure_logs(config.log)
+            configure_logs(self.config.log)
+        if self.config.tls:
+            labels = {"tier": self.tier_name, "model": self.config.model.served_name}
+            self._security = Security(self.config.tls, labels)
+            self.config = self._security.named(self.config)
+            self._security.watch()
+        config = self.config
         model = OnnxModel(config.model)
         policy = _policy(config, model.sha256)
         score = load_score(config.score, config.model.output_kind, temperature=config.model.temperature)
@@ -140,7 +146,13 @@ class Service:
             limit = config.limits.max_message_bytes
             peers = [
                 GrpcUpstream(
-                    link, tier=self.tier_name, model=model, score=score, metrics=metrics, max_message_bytes=limit
+                    link,
+                    tier=self.tier_name,
+                    model=model,
+                    score=score,
+                    metrics=metrics,
+                    max_message_bytes=limit,
+                    tls=self._security.files if self._security and not link.insecure else None,
                 )
                 for link in config.links
             ]
@@ -206,7 +218,7 @@ class Service:
         """
         config = self.config
         if config.metrics and self._metrics_server is None:
-            self._metrics_server = _serve_metrics(self._collectors(), config.metrics.address)
+            self._metrics_server = serve_metrics(self._collectors(), config.metrics.address)
         self._servicer = InferenceServicer(
             self.tier,
             version=version("escalade"),
@@ -224,6 +236,7 @@ class Service:
             max_unread=config.limits.max_unread,
             reflection_on=config.listen.reflection,
             more=more,
+            security=None if config.listen.insecure else self._security,
         )
         address = await self._server.start()
         self._watching = asyncio.create_task(_watch_loop(self.tier.admission))
@@ -322,6 +335,9 @@ class Service:
             await self._inbox.close()
             self._inbox = None
         await self._tier.close()
+        if self._security:
+            await self._security.close()
+            self._security = None
         if self._recorder:
             await asyncio.to_thread(self._recorder.close)
             self._recorder = None
@@ -334,6 +350,8 @@ class Service:
     def _collectors(self) -> Iterator[Collector]:
         metrics = self.tier.metrics
         yield metrics
+        if self._security:
+            yield self._security.refusals
         if self._forwarding:
             yield ForwardingMetrics(self._forwarding, metrics.labels)
         if self._inbox:
@@ -380,17 +398,3 @@ async def _watch_loop(admission: Admission) -> None:
         wall_s, cpu_s = time.monotonic(), time.thread_time()
         await asyncio.sleep(WATCH_S)
         admission.busy = (time.thread_time() - cpu_s) / (time.monotonic() - wall_s)
-
-
-def _serve_metrics(collectors: Iterable[Collector], address: str) -> Any:
-    registry = CollectorRegistry()
-    for collector in collectors:
-        registry.register(collector)
-    host, port = host_port(address)
-    try:
-        server, _ = start_http_server(port, host, registry)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot serve metrics on {address}: {error.strerror}; set it to a free one", key="metrics.address"
-        ) from error
-    return server

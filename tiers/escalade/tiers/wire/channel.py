@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, cast
 if TYPE_CHECKING:
     import grpc.aio
 
+    from escalade.tiers.wire.link_channel import LinkChannel
+
     BytesCall = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 
 SERVICE = "inference.GRPCInferenceService"
@@ -59,6 +61,6 @@ def server_options(max_message_bytes: int, max_unread: int) -> ChannelOptions:
     ]
 
 
-def bytes_call(channel: grpc.aio.Channel, method: str) -> BytesCall:
+def bytes_call(channel: grpc.aio.Channel | LinkChannel, method: str) -> BytesCall:
     """Return a unary call of the protocol's service that takes and returns serialised messages."""
     return cast("BytesCall", channel.unary_unary(f"/{SERVICE}/{method}"))

@@ -13,13 +13,16 @@ from escalade.tiers.wire.tier_messages import item_to_proto
 
 if TYPE_CHECKING:
     from escalade.tiers.outbox import Item
+    from escalade.tiers.wire.link_channel import LinkChannel
 
 
 class ReportSender:
     """A `drain.Sender` over a link's channel; the first link's, for reports are worth no costly one."""
 
-    def __init__(self, channel: grpc.aio.Channel, *, timeout_s: float) -> None:
-        self._stub = cast("tier_service_pb2_grpc.TierAsyncStub", tier_service_pb2_grpc.TierStub(channel))
+    def __init__(self, channel: LinkChannel, *, timeout_s: float) -> None:
+        self._stub = cast(
+            "tier_service_pb2_grpc.TierAsyncStub", tier_service_pb2_grpc.TierStub(cast("grpc.aio.Channel", channel))
+        )
         self._timeout_s = timeout_s
 
     async def send(self, item: Item) -> bytes:

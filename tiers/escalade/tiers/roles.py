@@ -42,7 +42,6 @@ TABLE: dict[str, dict[Role, Scope]] = {
     f"{_OIP}/ServerMetadata": EVERYONE,
     f"{_OIP}/ModelMetadata": EVERYONE,
     f"{_HEALTH}/Check": EVERYONE,
-    f"{_HEALTH}/List": EVERYONE,
     f"{_HEALTH}/Watch": EVERYONE,
     # Inputs and what is answered to them.
     f"{_OIP}/ModelInfer": ASKING,

@@ -6,12 +6,14 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from escalade.tiers.audited import note_change
 from escalade.tiers.refusals import Refusals
 from escalade.tiers.tls_files import TlsFiles, named_by
 from escalade.tiers.wire.guard import Guard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from escalade.tiers.config import TierConfig
     from escalade.tiers.tls_config import TlsConfig
@@ -42,8 +44,10 @@ class Security:
         """Return the configuration with the device's name as its certificate has it; ConfigError as `named_by`."""
         return named_by(self.files, config)
 
-    def watch(self) -> None:
-        """Follow the files from now on."""
+    def watch(self, audit: Path | None) -> None:
+        """Follow the files from now on, and note their changes in the audit log where there is one."""
+        if audit:
+            self.files.on_change = lambda what: note_change(audit, what)
         self._watching = asyncio.create_task(self.guard.watch())
 
     async def close(self) -> None:

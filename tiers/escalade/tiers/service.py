@@ -13,6 +13,7 @@ import structlog
 
 from escalade.policies import Policy, PolicyConfigError, load_policy, load_score
 from escalade.policies.combinator import listens
+from escalade.tiers.audited import note_start
 from escalade.tiers.config_file import load_config, parse_config
 from escalade.tiers.deliveries import Deliveries, MemoryWindow
 from escalade.tiers.errors import ConfigError
@@ -134,10 +135,12 @@ class Service:
             labels = {"tier": self.tier_name, "model": self.config.model.served_name}
             self._security = Security(self.config.tls, labels)
             self.config = self._security.named(self.config)
-            self._security.watch()
+            self._security.watch(self.config.audit)
         config = self.config
         model = OnnxModel(config.model)
         policy = _policy(config, model.sha256)
+        if config.audit:
+            note_start(config.audit, config, model=model.name, sha256=model.sha256)
         score = load_score(config.score, config.model.output_kind, temperature=config.model.temperature)
         head = Head(model, config.model.temperature, score)
         metrics = TierMetrics(self.tier_name, model.name)

@@ -66,8 +66,8 @@ def run_enroll(arguments: argparse.Namespace) -> int:
     from escalade.tiers.pki.tokens import token_from_text
     from escalade.tiers.wire.enrolment import call_enrolment
 
-    text = sys.stdin.read() if arguments.token == "-" else read(Path(arguments.token)).decode(errors="replace")
-    token = token_from_text(text)
+    file = arguments.token
+    token = token_from_text(sys.stdin.read() if file == "-" else read(Path(file)).decode(errors="replace"))
     enrolled = enrol(token, arguments.folder, lambda request: call_enrolment(token, request))
     print(f"enrolled: {_said(enrolled.facts)}")
     print(f"tls: {{certificate: {enrolled.certificate}, key: {enrolled.key}, ca: {enrolled.ca}}}")

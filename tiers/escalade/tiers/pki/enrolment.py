@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+import structlog
+
 from escalade.tiers.errors import ForbiddenError, InputError, SetupError
 from escalade.tiers.pki import certificates as x
 from escalade.tiers.pki.files import OWNER_ONLY, write_new
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
     from escalade.tiers.pki.authority import Authority
     from escalade.tiers.pki.tokens import Token
+
+log = structlog.get_logger(__name__)
 
 REFUSED = "the token is not good: wrong, used already, or too old; make another with `escalade pki token`"
 
@@ -45,7 +49,7 @@ class Enroller:
         """
         grant = self._tokens.look(name, secret, self._clock())
         if grant is None:
-            self._authority.note("enrolment refused", name=name[:128])
+            log.warning("enrolment refused", name=name[:128])
             raise ForbiddenError(REFUSED)
         try:
             pem, facts = self._authority.sign(grant.identity, request, grant.hosts, grant.days)

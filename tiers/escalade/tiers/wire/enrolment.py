@@ -71,7 +71,7 @@ def call_enrolment(token: Token, request: bytes) -> tuple[bytes, bytes]:
     credentials = grpc.ssl_channel_credentials(token.ca.encode())
     options = client_options(LARGEST_BYTES)
     with grpc.secure_channel(token.address, credentials, options) as channel:
-        stub = cast("enrolment_service_pb2_grpc.EnrolmentStub", enrolment_service_pb2_grpc.EnrolmentStub(channel))
+        stub = enrolment_service_pb2_grpc.EnrolmentStub(channel)
         message = enrolment_service_pb2.EnrolRequest(name=token.name, secret=token.secret, request=request)
         try:
             response = stub.Enrol(message, timeout=TIMEOUT_S)

@@ -171,7 +171,7 @@ async def test_who_is_revoked_is_refused_within_a_second_on_an_open_connection(
     ca = fleet.ca.read_bytes()
     pairs = [issued(fleet.authority, Identity("endpoint", name)) for name in ("lost", "kept")]
     async with tiers(fleet.tls("server-1", deny=deny), None) as (_, address), AsyncExitStack() as stack:
-        channels = [
+        channels: list[Any] = [
             await stack.enter_async_context(grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(ca, *pair)))
             for pair in pairs
         ]

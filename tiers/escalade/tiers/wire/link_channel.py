@@ -25,7 +25,7 @@ CONNECT_S, DRAIN_S = 10.0, 30.0
 
 def open_channel(address: str, max_message_bytes: int, files: TlsFiles | None) -> grpc.aio.Channel:
     """Return a channel; plaintext without files."""
-    options = client_options(max_message_bytes)
+    options = client_options(max_message_bytes, ages=files is not None)
     if files is None:
         return grpc.aio.insecure_channel(address, options)
     return grpc.aio.secure_channel(address, channel_credentials(files.credentials), options)

@@ -22,18 +22,20 @@ from escalade.protos.oip import open_inference_pb2 as oip
 from escalade.protos.v1 import tier_pb2
 from escalade.tiers import EdgeServer
 from escalade.tiers.caller import Caller
-from escalade.tiers.identity import Identity
+from escalade.tiers.identity import SPEAKER, Identity, Speaker
+from escalade.tiers.outbox import Correction
 from escalade.tiers.pki import certificates as x
 from escalade.tiers.pki.authority import Authority
 from escalade.tiers.pki.files import replace, write_new
 from escalade.tiers.refusals import Refusals
-from escalade.tiers.roles import ROLES, TABLE, Role
+from escalade.tiers.roles import ROLES, TABLE, Role, Scope
 from escalade.tiers.service import Service
 from escalade.tiers.testing.fleet import Fleet
 from escalade.tiers.tls_files import TlsFiles
 from escalade.tiers.wire.credentials import server_credentials
 from escalade.tiers.wire.guard import Guard
 from escalade.tiers.wire.messages import request_bytes
+from escalade.tiers.wire.tier_servicer import TierServicer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -356,3 +358,21 @@ async def test_refusals_are_counted_and_logged_with_the_identity_and_not_the_pay
     assert any("call refused" in line and "escalade://endpoint/loud" in line and "device" in line for line in said)
     assert any("call refused" in line and "escalade://viewer/curious" in line for line in said)
     assert not any("secret-device" in line for line in said)
+
+
+@pytest.mark.parametrize(("scope", "heard"), [("own", ["cam-1", "cam-1"]), ("any", ["cam-1", "cam-2", "cam-1"])])
+async def test_corrections_go_to_whom_they_concern(scope: Scope, heard: list[str]) -> None:
+    """A device hears of its own inputs alone, an operator of all."""
+
+    class Kept:
+        async def stored(self, after: int, *, until_now: bool) -> AsyncIterator[Correction]:
+            for seq, device in enumerate(["cam-1", "cam-2", "cam-1"]):
+                yield Correction(seq, device, "i", b"", b"", 0.0, 0.0)
+
+    servicer: Any = TierServicer(lambda: None, Kept(), None)  # type: ignore[arg-type, return-value]  # not asked
+    token = SPEAKER.set(Speaker(Identity("endpoint", "cam-1"), scope))
+    try:
+        told = [one.device async for one in servicer.WatchCorrections(tier_pb2.WatchCorrectionsRequest(), None)]
+    finally:
+        SPEAKER.reset(token)
+    assert told == heard

@@ -132,10 +132,8 @@ class Service:
         if not structlog.is_configured():  # an application that has its own logging keeps it
             configure_logs(self.config.log)
         if self.config.tls:
-            labels = {"tier": self.tier_name, "model": self.config.model.served_name}
-            self._security = Security(self.config.tls, labels)
-            self.config = self._security.named(self.config)
-            self._security.watch(self.config.audit)
+            self._security = Security(self.config, self.config.tls)
+            self.config = self._security.config
         config = self.config
         model = OnnxModel(config.model)
         policy = _policy(config, model.sha256)

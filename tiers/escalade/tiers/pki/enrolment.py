@@ -9,7 +9,7 @@ import structlog
 
 from escalade.tiers.errors import ForbiddenError, InputError, SetupError
 from escalade.tiers.pki import certificates as x
-from escalade.tiers.pki.files import OWNER_ONLY, write_new
+from escalade.tiers.pki.files import OWNER_ONLY, read, write_new
 from escalade.tiers.pki.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Enrolled(NamedTuple):
 def enrol(token: Token, folder: Path, call: Callable[[bytes], tuple[bytes, bytes]]) -> Enrolled:
     """Make a key in `folder`, have its certificate made, and put both and the CA's there.
 
-    The key never leaves the folder. When the enrolment fails nothing is left behind.
+    The key never leaves the folder. When the enrolment fails it is not left behind.
 
     Parameters
     ----------
@@ -85,10 +85,11 @@ def enrol(token: Token, folder: Path, call: Callable[[bytes], tuple[bytes, bytes
     SetupError
         There is an identity in the folder already, or what came back does not fit.
     """
-    certificate, key, ca = (folder / f"{token.name}.{kind}" for kind in ("crt", "key", "ca.crt"))
-    for file in (certificate, ca):
-        if file.exists():
-            raise SetupError(f"{file} exists and is not overwritten; move it away, or choose another folder")
+    certificate, key, ca = folder / f"{token.name}.crt", folder / f"{token.name}.key", folder / "ca.crt"
+    known = ca.exists()
+    if certificate.exists() or (known and read(ca).strip() != token.ca.encode().strip()):
+        there = certificate if certificate.exists() else ca
+        raise SetupError(f"{there} exists and is not overwritten; move it away, or choose another folder")
     own = x.new_key()
     write_new(key, x.key_to_pem(own), OWNER_ONLY)
     try:
@@ -96,10 +97,10 @@ def enrol(token: Token, folder: Path, call: Callable[[bytes], tuple[bytes, bytes
         made, authority = x.from_pem(pem), x.from_pem(token.ca.encode())
         if ca_pem.strip() != token.ca.encode().strip() or not x.issued_by(made, authority) or not x.belongs(own, made):
             raise SetupError(f"{token.address} answered with a certificate that is not ours; is it the right CA?")
-        write_new(ca, token.ca.encode())
+        if not known:
+            write_new(ca, token.ca.encode())
         write_new(certificate, pem)
     except BaseException:
-        key.unlink(missing_ok=True)
-        ca.unlink(missing_ok=True)
+        key.unlink()
         raise
     return Enrolled(certificate, key, ca, x.facts_of(made))

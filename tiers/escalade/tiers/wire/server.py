@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 import grpc
+import structlog
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from escalade.protos.oip import open_inference_pb2 as oip
-from escalade.tiers.address import host_port
+from escalade.tiers.address import host_port, is_loopback
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.wire.channel import SERVICE, server_options
 from escalade.tiers.wire.credentials import connection_age_options, server_credentials
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
     from escalade.tiers.security import Security
     from escalade.tiers.wire.servicer import InferenceServicer
+
+
+log = structlog.get_logger(__name__)
 
 
 class MoreService(Protocol):
@@ -95,6 +99,8 @@ class GrpcServer:
                 bound = self._server.add_secure_port(self._address, server_credentials(self._security.files))
             else:
                 bound = self._server.add_insecure_port(self._address)
+                if not is_loopback(self._address):
+                    log.warning("plaintext: whoever reaches the address may call everything", address=self._address)
         except RuntimeError:
             bound = 0
         if not bound:

@@ -17,6 +17,7 @@ import struct
 import sys
 import time
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
 from benchmarks.bare import SERVICE
@@ -161,13 +162,16 @@ def flood(
     bodies: list[bytes],
     shares: list[float],
     *,
-    rate: float,
+    rate: float = 0.0,
+    window: int = 0,
     seconds: float,
     deadline_s: float,
     connections: int = 4,
     seed: int = 0,
 ) -> tuple[list[Tally], float]:
     """Send `rate` requests a second for `seconds`, Poisson, of kinds drawn by `shares`.
+
+    With a `window` instead, so many are kept in flight: a closed loop, which finds the peer's capacity.
 
     Returns
     -------
@@ -185,6 +189,9 @@ def flood(
     due, stop = start, start + seconds
     while True:
         now = clock()
+        room = window - sum(len(link.open) for link in links)
+        if window:
+            due = now if now < stop and room else inf
         while due <= now and due < stop:
             kind = kinds[count & (1 << 14) - 1]
             if not links[count % connections].begin(messages[kind], kind, due):
@@ -194,14 +201,18 @@ def flood(
             tallies[kind].sent += 1
             behind_s = max(behind_s, now - due)
             count += 1
-            due += rng.expovariate(rate)
+            room -= 1
+            if not window:
+                due += rng.expovariate(rate)
+            elif not room:
+                due = inf
         open_ = 0
         for link in links:
             for kind in link.give_up(now - deadline_s):
                 tallies[kind].late += 1
             link.flush()
             open_ += len(link.open)
-        if due >= stop and not open_:
+        if now >= stop and not open_:
             break
         readable, _, _ = select.select([link.socket for link in links], [], [], TICK_S)
         ready = {sock.fileno() for sock in readable}
@@ -228,7 +239,9 @@ def main() -> None:
     parser.add_argument("address")
     parser.add_argument("--bodies", type=Path, nargs="+", required=True, help="a serialised request of each kind")
     parser.add_argument("--shares", type=float, nargs="+", required=True)
-    parser.add_argument("--rate", type=float, required=True, help="requests a second")
+    load = parser.add_mutually_exclusive_group(required=True)
+    load.add_argument("--rate", type=float, default=0.0, help="requests a second")
+    load.add_argument("--window", type=int, default=0, help="requests in flight, instead: a closed loop")
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--deadline-ms", type=float, required=True)
     options = parser.parse_args()
@@ -237,6 +250,7 @@ def main() -> None:
         [file.read_bytes() for file in options.bodies],
         options.shares,
         rate=options.rate,
+        window=options.window,
         seconds=options.seconds,
         deadline_s=options.deadline_ms / 1e3,
     )

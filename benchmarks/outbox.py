@@ -1,8 +1,9 @@
 """`python -m benchmarks.outbox`: what the outbox costs over bare SQLite in the same mode and group size.
 
 The bare side is a loop that has its rows ready and does nothing but `BEGIN`, `INSERT`s or `SELECT` and
-`DELETE`s, `COMMIT`, with the same columns and pragmas. The outbox adds order, bounds, checksums, the
-thread and a future for every caller.
+`DELETE`s, `COMMIT`, with the same columns and pragmas; once with SQLite's page size (the target is
+against that) and once with the outbox's, so that what larger pages gain is told apart from what the code
+costs. The outbox adds order, bounds, checksums, the thread and a future for every caller.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -26,6 +28,7 @@ from benchmarks.report import Results, Row, environment
 from escalade.tiers.config import LogConfig
 from escalade.tiers.logs import configure_logs
 from escalade.tiers.outbox import Item, Outbox
+from escalade.tiers.outbox.file import CHECKPOINT_BYTES, PAGE_BYTES
 from escalade.tiers.outbox.item import to_row
 
 RESULTS = Path(__file__).parent / "results"
@@ -34,6 +37,7 @@ TARGET = 0.8
 PAYLOAD_BYTES = 3072
 """A preprocessed image of 28 x 28 in float32."""
 DEVICES = 20
+SQLITE_PAGE_BYTES = 4096
 SCHEMA = (
     "CREATE TABLE items (seq INTEGER PRIMARY KEY, rank, kind, created_s, checksum, device, id, provisional, payload)"
 )
@@ -48,10 +52,11 @@ def items(count: int) -> list[Item]:
 
 
 @contextmanager
-def bare(path: Path) -> Iterator[sqlite3.Connection]:
+def bare(path: Path, page_bytes: int) -> Iterator[sqlite3.Connection]:
     """Open SQLite as the outbox does."""
+    pages = (f"page_size = {page_bytes}", f"wal_autocheckpoint = {CHECKPOINT_BYTES // page_bytes}")
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"):
+        for pragma in (*pages, "locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"):
             connection.execute(f"PRAGMA {pragma}").fetchall()
         connection.execute(SCHEMA)
         yield connection
@@ -61,7 +66,7 @@ class Timed:
     """Times a number of items: wall, processor, and how long each transaction or caller took."""
 
     def __init__(self, count: int) -> None:
-        self._latencies_ms: list[float] = []
+        self.latencies_ms: list[float] = []
         self._count = count
         self._started, self._cpu = time.perf_counter(), time.process_time()
 
@@ -69,11 +74,11 @@ class Timed:
     def one(self) -> Iterator[None]:
         began = time.perf_counter()
         yield
-        self._latencies_ms.append((time.perf_counter() - began) * 1e3)
+        self.latencies_ms.append((time.perf_counter() - began) * 1e3)
 
     def sample(self) -> Sample:
         elapsed, cpu = time.perf_counter() - self._started, time.process_time() - self._cpu
-        ordered = sorted(self._latencies_ms)
+        ordered = sorted(self.latencies_ms)
         p50, p99 = (ordered[int(len(ordered) * share)] for share in (0.5, 0.99))
         return Sample(self._count / elapsed, p50, p99, self._count, cpu / self._count * 1e6)
 
@@ -90,15 +95,15 @@ def insert_groups(connection: sqlite3.Connection, count: int, group: int) -> Sam
     return timed.sample()
 
 
-async def bare_enqueue(path: Path, count: int, group: int) -> Sample:
+async def bare_enqueue(path: Path, count: int, group: int, page_bytes: int = SQLITE_PAGE_BYTES) -> Sample:
     """Insert and commit."""
-    with bare(path) as connection:
+    with bare(path, page_bytes) as connection:
         return insert_groups(connection, count, group)
 
 
-async def bare_drain(path: Path, count: int, group: int) -> Sample:
+async def bare_drain(path: Path, count: int, group: int, page_bytes: int = SQLITE_PAGE_BYTES) -> Sample:
     """Select, delete and commit."""
-    with bare(path) as connection:
+    with bare(path, page_bytes) as connection:
         insert_groups(connection, count, 256)
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         timed = Timed(count)
@@ -116,8 +121,9 @@ async def put_all(outbox: Outbox, waiting: list[Item], producers: int, timed: Ti
 
     async def produce() -> None:
         while waiting:
-            with timed.one():
-                await outbox.put(waiting.pop())
+            began = time.perf_counter()
+            await outbox.put(waiting.pop())
+            timed.latencies_ms.append((time.perf_counter() - began) * 1e3)
 
     await asyncio.gather(*(produce() for _ in range(producers)))
 
@@ -132,18 +138,21 @@ async def our_enqueue(path: Path, count: int, group: int) -> Sample:
 
 
 async def our_drain(path: Path, count: int, group: int) -> Sample:
-    """Say done and take the next, one group after the other."""
+    """Take the next group while the one before is settled; every transaction deletes one group: `max_group`."""
     async with Outbox(path) as outbox:
         await put_all(outbox, items(count), 1024, Timed(count))
-    async with Outbox(path) as outbox:
+    async with Outbox(path, max_group=2) as outbox:
         timed = Timed(count)
-
-        seqs: list[int] = []
-        for _ in range(0, count + 1, group):
+        settling: deque[asyncio.Future[None]] = deque()
+        leased = await outbox.take(group)
+        while leased:
             with timed.one():
-                _, leased = await asyncio.gather(outbox.done(seqs), outbox.take(group))
-                seqs = [one.seq for one in leased]
-        await outbox.done(seqs)
+                settling.append(asyncio.ensure_future(outbox.done([one.seq for one in leased])))
+                taking = asyncio.ensure_future(outbox.take(group))
+                if len(settling) > 1:
+                    await settling.popleft()
+                leased = await taking
+        await asyncio.gather(*settling)
         sample = timed.sample()
         if outbox.stats().items:
             raise ValueError(f"the outbox is not empty: {outbox.stats()}")
@@ -153,8 +162,10 @@ async def our_drain(path: Path, count: int, group: int) -> Sample:
 WORKS: dict[str, Work] = {
     "bare enqueue": bare_enqueue,
     "ours enqueue": our_enqueue,
+    "same pages enqueue": partial(bare_enqueue, page_bytes=PAGE_BYTES),
     "bare drain": bare_drain,
     "ours drain": our_drain,
+    "same pages drain": partial(bare_drain, page_bytes=PAGE_BYTES),
 }
 
 
@@ -176,18 +187,20 @@ async def run(repeats: int, count: int) -> Results:
         samples = await interleave(cases, repeats)
         rows = []
         for what in ("enqueue", "drain"):
-            ours, theirs = f"ours {what}", f"bare {what}"
-            rates = [middle(samples, case, "requests_per_s") for case in (ours, theirs)]
+            ours, bare, same = (f"{side} {what}" for side in ("ours", "bare", "same pages"))
+            rates = [middle(samples, case, "requests_per_s") for case in (ours, bare, same)]
             p99 = middle(samples, ours, "p99_ms")
+            same_ratio = ratio(samples, ours, same, "requests_per_s")
             rows.append(
                 Row(
                     "outbox",
                     f"{what}, groups of {group}, ours / bare",
-                    ratio(samples, ours, theirs, "requests_per_s"),
+                    ratio(samples, ours, bare, "requests_per_s"),
                     "x",
                     TARGET if group > 1 else None,
                     at_most=False,
-                    detail=f"ours {rates[0]:.0f}/s, p99 {p99:.2f} ms; bare {rates[1]:.0f}/s",
+                    detail=f"ours {rates[0]:.0f}/s, p99 {p99:.2f} ms; bare {rates[1]:.0f}/s; "
+                    f"bare with our page size {rates[2]:.0f}/s: {same_ratio:.2f} x",
                 )
             )
         results.add(rows, {f"groups of {group}": as_dicts(samples)})

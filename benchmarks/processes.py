@@ -152,10 +152,12 @@ def echo_server(cores: Sequence[int]) -> Server:
     return Server([sys.executable, "-m", "benchmarks.bare", "--echo"], cores=cores)
 
 
-def escalade_server(config: Mapping[str, object], folder: Path, cores: Sequence[int]) -> Server:
+def escalade_server(
+    config: Mapping[str, object], folder: Path, cores: Sequence[int], module: str = "escalade.cli.main"
+) -> Server:
     """Start a tier as a user does, `escalade serve`, from a mapping of its YAML's form."""
     tier = str(config["tier"])
     file = folder / f"{tier}-{len(list(folder.glob('*.yaml')))}.yaml"
     file.write_text(yaml.safe_dump({"listen": {"address": "127.0.0.1:0"}, "log": {"format": "json"}, **config}))
-    command = [sys.executable, "-m", "escalade.cli.main", "serve", tier.replace("_", "-"), "--config", str(file)]
+    command = [sys.executable, "-m", module, "serve", tier.replace("_", "-"), "--config", str(file)]
     return Server(command, ready=OUR_READY, cores=cores)

@@ -26,6 +26,7 @@ ELSEWHERE = {
     "make demo": "test_demo.py runs the command of that target",
     "make test": "is what runs this test",
     "pip install .": "test_install.py",
+    "escalade demo multi-view": "test_multi_view.py",
 }
 
 

@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from escalade.policies.fusion import HealthChecked, load_rule
+from escalade.policies.fusion.evaluation import posteriors
+
 ACCURACIES = {"healthy", "one_noisy", "one_stuck"}
 
 
@@ -118,3 +121,23 @@ def test_a_folder_that_cannot_be_made_is_refused(data: Path, tmp_path: Path) -> 
     outcome = evaluate(data, data)
     assert outcome.returncode == 2, outcome
     assert "cannot be made" in outcome.stderr
+
+
+def test_a_fitted_rule_is_what_an_aggregator_loads(data: Path, tmp_path: Path) -> None:
+    """The file holds the rule and its health check; a rule that there is not is refused in one line."""
+    command = [sys.executable, "-m", "escalade.cli.main", "fusion", "fit", "--data", str(data)]
+    out = tmp_path / "rule.npz"
+    fitted = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, timeout=100, check=False)
+    assert fitted.returncode == 0, fitted.stderr
+    assert "rule: {name: Stacking, state: rule.npz}" in fitted.stdout
+    rule = load_rule({"name": "Stacking", "state": "rule.npz"}, folder=tmp_path)
+    assert isinstance(rule, HealthChecked)
+    with np.load(data) as stored:
+        answers = rule.fuse(posteriors(stored["z_test"].astype(np.float64))).posterior.argmax(axis=1)
+        assert (answers == stored["y_test"]).mean() > 0.9
+    refused = subprocess.run(
+        [*command, "--rule", "Stack", "--out", str(out)], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("escalade: there is no rule 'Stack' to fit; take one of ")
+    assert len(refused.stderr.splitlines()) == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from escalade.cli.main import main
-from escalade.tiers.outbox import Item, Outbox, OutboxLimits
+from escalade.tiers.outbox import Delivered, Item, Outbox, OutboxLimits
 
 
 def filled(path: Path) -> Path:
@@ -37,6 +37,21 @@ def test_list_prints_what_would_be_sent_and_what_was_given_up(path: Path, capsys
     assert lines[1] == "evicted so far: 1 room bulk"
     assert [line.split()[-1] for line in lines[4:6]] == ["'cam-1/3'", "'cam-1/1'"]
     assert lines[6] == "... and 1 more (--limit)"
+
+
+def test_list_tells_of_corrections(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """How many are kept, and where a subscriber would stand."""
+
+    async def deliver() -> None:
+        async with Outbox(path) as outbox:
+            (leased,) = await outbox.take(1)
+            await outbox.delivered([Delivered(leased.seq, b"new")])
+
+    asyncio.run(deliver())
+    assert main(["outbox", "list", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{path}: 2 items")
+    assert lines[1] == "1 corrections kept for subscribers, the latest 1"
 
 
 def test_export_writes_a_line_for_every_item(path: Path, tmp_path: Path) -> None:

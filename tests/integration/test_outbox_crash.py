@@ -20,9 +20,9 @@ from typing import Literal
 
 import pytest
 
-from escalade.tiers.outbox import Item, Leased, Outbox, OutboxError, OutboxStats
+from escalade.tiers.outbox import Correction, Delivered, Item, Leased, Outbox, OutboxError, OutboxStats
 
-from .outbox_writer import payload
+from .outbox_writer import answer, payload
 
 HERE = Path(__file__).parent
 CUTS = 30
@@ -36,6 +36,8 @@ class Told:
 
     put: set[Key] = field(default_factory=set)
     gone: set[Key] = field(default_factory=set)
+    sent: set[Key] = field(default_factory=set)
+    fixed: set[Key] = field(default_factory=set)
     refused: int = 0
 
     def hear(self, text: str) -> None:
@@ -43,26 +45,34 @@ class Told:
             word, device, name = line.split()
             if word == "no":
                 self.refused += 1
-            elif word in ("put", "gone"):
+            elif word in ("put", "gone", "sent", "fixed"):
                 getattr(self, word).add((device, int(name)))
             else:
                 assert word == "open", line
 
 
-async def content(path: Path) -> tuple[list[Leased], OutboxStats]:
+async def content(path: Path) -> tuple[list[Leased], list[Correction], OutboxStats]:
     async with Outbox(path) as outbox:
         found: list[Leased] = []
+        corrections = await outbox.corrections(0, 100_000)
         while leased := await outbox.take(500):
             found += leased
             await outbox.done([one.seq for one in leased])
-        return found, outbox.stats()
+        return found, corrections, outbox.stats()
 
 
 def violations(path: Path, told: Told) -> list[str]:
     """Compare an outbox as it was found with what its writer had been promised."""
-    found, stats = asyncio.run(content(path))
+    found, corrections, stats = asyncio.run(content(path))
     keys = [(one.item.device, int(one.item.id)) for one in found]
-    wrong = [f"lost {key}" for key in sorted(told.put - told.gone - set(keys))]
+    fixed = [(one.device, int(one.id)) for one in corrections]
+    wrong = [f"lost {key}" for key in sorted(told.put - told.gone - told.sent - set(keys))]
+    wrong += [f"correction lost {key}" for key in sorted(told.fixed - set(fixed))]
+    wrong += [f"no item and no correction {key}" for key in sorted((told.put & told.sent) - set(keys) - set(fixed))]
+    wrong += [f"an item and its correction {key}" for key in sorted(set(keys) & set(fixed))]
+    wrong += [f"changed correction {one}" for one in corrections if one[3:5] != _answers(one)]
+    if fixed != list(dict.fromkeys(fixed)) or len(fixed) != stats.corrections:
+        wrong.append(f"corrections twice: {fixed}")
     wrong += [f"changed {key}" for key, one in zip(keys, found, strict=True) if one.item.payload != _payload(one)]
     for device in {device for device, _ in keys}:
         order = [number for d, number in keys if d == device]
@@ -75,6 +85,10 @@ def violations(path: Path, told: Told) -> list[str]:
 
 def _payload(one: Leased) -> bytes:
     return payload(one.item.device, one.item.id)
+
+
+def _answers(one: Correction) -> tuple[bytes, bytes]:
+    return f"old {one.id}".encode(), f"new {one.device} {one.id}".encode()
 
 
 class Writer:
@@ -131,8 +145,8 @@ def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path: Path) -> None:
     """A process is killed while it writes, five times over the same file."""
     draw = random.Random(1)
     path = tmp_path / "outbox.db"
-    for _ in range(5):
-        writer = Writer(path)
+    for number in range(5):
+        writer = Writer(path, "--first", str(number * 100_000))
         writer.wait_for(draw.randint(100, 1000))
         writer.end(signal.SIGKILL)
         assert len(writer.told.put) > 100
@@ -247,14 +261,24 @@ async def write_until_the_power_is_cut(
     async def fill(device: str) -> None:
         for number in range(first, first + 100_000):
             try:
-                await outbox.put(Item(device, str(number), payload(device, str(number))))
+                name = str(number)
+                await outbox.put(Item(device, name, payload(device, name), provisional=f"old {name}".encode()))
+                if not enough.is_set():
+                    acknowledged.put.add((device, number))
+                    if len(acknowledged.put) >= puts:
+                        enough.set()
+                await answer_one()
             except OutboxError as error:
                 errors.append(error)
                 return
+
+    async def answer_one() -> None:
+        for one in await outbox.take(1):
+            key = one.item.device, int(one.item.id)
+            acknowledged.sent.add(key)
+            fixed = await outbox.delivered([Delivered(one.seq, answer(one.item))])
             if not enough.is_set():
-                acknowledged.put.add((device, number))
-                if len(acknowledged.put) >= puts:
-                    enough.set()
+                acknowledged.fixed |= {(correction.device, int(correction.id)) for correction in fixed}
 
     tasks = [asyncio.create_task(fill(f"d{n}")) for n in range(4)]
     await enough.wait()

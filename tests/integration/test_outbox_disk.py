@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from escalade.tiers.outbox import Item, Outbox, OutboxBusyError, OutboxError
+from escalade.tiers.outbox import Delivered, Inbox, Item, Outbox, OutboxBusyError, OutboxError, Seen
 
 
 @pytest.fixture
@@ -52,6 +52,17 @@ async def put_until_refused(outbox: Outbox) -> tuple[list[str], OutboxError]:
     for number in range(10_000):
         try:
             await outbox.put(Item("cam", str(number), bytes(2000)))
+        except OutboxError as error:
+            return kept, error
+        kept.append(str(number))
+    raise AssertionError("nothing was ever refused")
+
+
+async def store_until_refused(inbox: Inbox) -> tuple[list[str], OutboxError]:
+    kept: list[str] = []
+    for number in range(10_000):
+        try:
+            await inbox.store([Item("cam", str(number), bytes(2000), kind="result")])
         except OutboxError as error:
             return kept, error
         kept.append(str(number))
@@ -106,6 +117,50 @@ async def test_an_outbox_on_a_full_disk_is_opened_when_there_is_space(small_disk
     await outbox.put(Item("cam", "2", b""))
     assert await drained(outbox) == ["2"]
     await outbox.close()
+
+
+@pytest.mark.asyncio
+async def test_a_full_disk_refuses_what_an_inbox_receives(small_disk: Path) -> None:
+    """One line a call and nothing of it kept; what is there is known; with space again, all is well."""
+    filler = small_disk / "filler"
+    async with Inbox(small_disk / "inbox.db") as inbox:
+        await inbox.answered("cam", "first", b"cat")
+        filler.write_bytes(bytes(400_000))
+        kept, error = await store_until_refused(inbox)
+        assert str(error) == f"inbox {inbox.path}: the disk is full; free some space or lower its max_bytes"
+        assert await inbox.claim("cam", "second") is None
+        with pytest.raises(OutboxError, match="disk is full"):
+            await inbox.answered("cam", "second", bytes(2000))
+        assert await inbox.claim("cam", "first") == Seen(b"cat")
+        assert await inbox.claim("cam", "second") is None
+        assert [one.item.id for one in await inbox.read(0, 10_000)] == kept
+        filler.unlink()
+        await inbox.answered("cam", "second", b"dog")
+        assert inbox.stats().trouble == ""
+    async with Inbox(small_disk / "inbox.db") as inbox:
+        assert [one.item.id for one in await inbox.read(0, 10_000)] == kept
+        assert await inbox.claim("cam", "second") == Seen(b"dog")
+
+
+@pytest.mark.asyncio
+async def test_a_delivery_on_a_full_disk_is_recorded_when_there_is_space(small_disk: Path) -> None:
+    """`delivered` raises one line; the item is not sent again, and item and correction change places together."""
+    filler = small_disk / "filler"
+    async with Outbox(small_disk / "outbox.db") as outbox:
+        for number in range(8):
+            await outbox.put(Item(f"cam-{number}", "1", bytes(2000)))
+        filler.write_bytes(bytes(400_000))
+        await put_until_refused(outbox)
+        first, *others = await outbox.take(8)
+        with pytest.raises(OutboxError, match="disk is full"):
+            await outbox.delivered([Delivered(first.seq, bytes(300_000))])
+        before = outbox.stats().items
+        assert first.item not in [one.item for one in await outbox.take(20)]
+        assert await outbox.corrections(0) == []
+        filler.unlink()
+        await outbox.done([others[0].seq])
+        assert [(one.device, len(one.answer)) for one in await outbox.corrections(0)] == [("cam-0", 300_000)]
+        assert outbox.stats().items == before - 1
 
 
 @pytest.mark.asyncio

@@ -1,4 +1,4 @@
-"""`escalade fusion evaluate`: what the fusion rules make of recorded logits, with a node broken and without."""
+"""`escalade fusion`: what the rules make of recorded logits, with a node broken and without; and one rule fitted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from escalade.policies.fusion.evaluation import evaluate
+from escalade.policies.fusion import HealthChecked
+from escalade.policies.fusion.evaluation import evaluate, posteriors
+from escalade.policies.fusion.loading import RULES
+from escalade.policies.state_file import StateFileError, save_state
 from escalade.tiers.errors import SetupError
 
 if TYPE_CHECKING:
@@ -45,6 +48,28 @@ def evaluate_file(data: Path, out: Path) -> int:
     (out / "fusion.json").write_text(json.dumps(summary(outcomes), indent=1) + "\n")
     by_node = {name: {"one_noisy": o.noisy, "one_stuck": o.stuck} for name, o in outcomes.items()}
     (out / "fusion_by_node.json").write_text(json.dumps(by_node, indent=1) + "\n")
+    return 0
+
+
+def fit_file(data: Path, rule: str, out: Path) -> int:
+    """Fit a rule behind a health check to ``z_cal, y_cal`` and write it as an aggregator loads it; return 0.
+
+    Raises
+    ------
+    SetupError
+        If the data cannot be read, there is no such rule, or `out` cannot be written.
+    """
+    if rule not in RULES:
+        raise SetupError(f"there is no rule {rule!r} to fit; take one of {', '.join(RULES)}")
+    z_cal, y_cal, _, _ = load_views(data)
+    fitted = HealthChecked(RULES[rule]()).fit(posteriors(z_cal), y_cal)
+    try:
+        save_state(out, fitted)
+    except StateFileError as error:
+        raise SetupError(str(error)) from error
+    views, events, classes = z_cal.shape
+    print(f"{rule} fitted to {events} events of {views} nodes and {classes} classes; use it with")
+    print(f"  rule: {{name: {rule}, state: {out.name}}}")
     return 0
 
 

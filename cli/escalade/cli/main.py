@@ -62,6 +62,10 @@ def parser() -> argparse.ArgumentParser:
         "--data", type=Path, required=True, metavar="FILE", help="z_cal, y_cal, z_test, y_test (.npz)"
     )
     evaluate.add_argument("--out", type=Path, required=True, metavar="DIR", help="where fusion.json goes")
+    fit = actions.add_parser("fit", help="fit one rule, for an aggregator")
+    fit.add_argument("--data", type=Path, required=True, metavar="FILE", help="as for evaluate")
+    fit.add_argument("--rule", default="Stacking", metavar="NAME", help="default: %(default)s")
+    fit.add_argument("--out", type=Path, required=True, metavar="NEW_FILE", help="ends in .npz or .json")
     outbox = commands.add_parser("outbox", help="look into a stopped tier's outbox")
     actions = outbox.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="print what it holds, in the order in which it would be sent")
@@ -79,8 +83,13 @@ def parser() -> argparse.ArgumentParser:
     drop = actions.add_parser("drop-quarantine", help="delete the damaged items and files that were set aside")
     drop.add_argument("file", type=Path, metavar="FILE")
 
-    demo = commands.add_parser("demo", help="train three models, run seven tiers, compare strategies")
-    demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: %(default)s")
+    demo = commands.add_parser(
+        "demo", help="the cascade: seven tiers, three strategies; or multi-view: four nodes, one breaks"
+    )
+    demo.add_argument(
+        "name", nargs="?", choices=("cascade", "multi-view"), default="cascade", help="default: %(default)s"
+    )
+    demo.add_argument("--out", type=Path, metavar="DIR", help="default: runs/demo or runs/multi-view")
     return root
 
 
@@ -135,8 +144,10 @@ def _run(arguments: argparse.Namespace) -> int:
             run = {"pki": command.run_pki, "enroll": command.run_enroll, "audit": command.run_audit}
             return run[arguments.command](arguments)
         if arguments.command == "fusion":
-            from escalade.cli.fusion import evaluate_file
+            from escalade.cli.fusion import evaluate_file, fit_file
 
+            if arguments.action == "fit":
+                return fit_file(arguments.data, arguments.rule, arguments.out)
             return evaluate_file(arguments.data, arguments.out)
         if arguments.command == "outbox":
             from escalade.cli import outbox
@@ -148,9 +159,13 @@ def _run(arguments: argparse.Namespace) -> int:
             if arguments.action == "drain":
                 return outbox.drain(arguments.config, arguments.seconds)
             return outbox.drop_quarantine(arguments.file)
+        if arguments.name == "multi-view":
+            from escalade.cli.demo.multi_view.command import run_multi_view
+
+            return run_multi_view(arguments.out or Path("runs/multi-view"))
         from escalade.cli.demo.command import run_demo
 
-        return run_demo(arguments.out)
+        return run_demo(arguments.out or Path("runs/demo"))
     except SetupError as error:
         print(f"escalade: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

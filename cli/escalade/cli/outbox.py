@@ -46,6 +46,9 @@ def list_items(file: Path, limit: int) -> int:
         total = sum(depth.values())
         by_priority = ", ".join(f"{depth[name]} {name}" for name in PRIORITIES)
         print(f"{file}: {total} items ({by_priority}), {size} bytes, oldest {readable_time(oldest_s)}")
+        corrections = [correction.seq for correction in outbox.corrections()]
+        if corrections:
+            print(f"{len(corrections)} corrections kept for subscribers, the latest {corrections[-1]}")
         _print_losses(outbox, damaged)
         if shown:
             print(f"\n{'seq':>8}  {'priority':8}  {'kind':10}  {'age':>8}  {'tries':>5}  {'bytes':>9}  device/id")

@@ -12,14 +12,12 @@ import json
 import os
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from escalade.policies.policy import Policy
 
 FORMAT = 1
 """Number of the layout that this version writes, and the only one that it reads."""
@@ -28,12 +26,20 @@ _HEAD = "escalade_state"
 _KINDS = "biufU"  # bool, whole numbers, floats, text: what neither form needs pickles for
 
 
+class HasState(Protocol):
+    """A policy, or a fusion rule."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was learnt, as arrays and scalars."""
+        ...
+
+
 class StateFileError(ValueError):
     """A state file cannot be read or written; the text names the file and says what to do."""
 
 
-def save_state(path: str | Path, policy: Policy) -> None:
-    """Write what a policy has learnt; the old file stays whole until the new one is.
+def save_state(path: str | Path, policy: HasState) -> None:
+    """Write what a policy, or a fusion rule, has learnt; the old file stays whole until the new one is.
 
     Parameters
     ----------

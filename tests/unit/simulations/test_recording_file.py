@@ -52,6 +52,20 @@ def test_chunks_are_joined_in_their_order(tmp_path: Path) -> None:
     assert estimate(logged, Threshold(0.6), reference="upper", resamples=50).rows == ROWS
 
 
+def test_chunks_that_know_no_load_are_read_beside_those_that_do(tmp_path: Path) -> None:
+    """A tier was upgraded while it recorded: what the older version did not write counts as 0."""
+    record(tmp_path)
+    old = chunks(tmp_path)[0]
+    with np.load(old) as archive:
+        columns = {name: archive[name] for name in archive.files if name != "upstream_load"}
+    np.savez_compressed(old, **columns)
+    recorded = read_recording(tmp_path)
+    assert len(recorded) == ROWS
+    assert (recorded.logged().batch.upstream_load == 0.0).all()
+    merge(trust_upper(recorded), tmp_path / "t.npz")
+    assert (read_recording(tmp_path / "t.npz").logged().batch.upstream_load == 0.0).all()
+
+
 def test_a_merged_file_is_the_recording_and_a_trace(tmp_path: Path) -> None:
     """The rows of which truth and both answers are known, the earlier to fit, the later to judge."""
     record(tmp_path / "r")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from escalade.tiers.admission import Admission, RunTimes
 from escalade.tiers.batcher import Batcher
-from escalade.tiers.errors import DeadlineError, ModelError
+from escalade.tiers.errors import DeadlineError, ModelError, OverloadedError
 from escalade.tiers.testing.fakes import ManualClock
 
 FOREVER = float("inf")
@@ -187,3 +187,74 @@ async def test_under_load_a_run_may_wait_to_fill(make: Make, model: GatedModel, 
     last = batcher.submit(row(4), FOREVER)
     await asyncio.gather(held, last)
     assert model.batches == [[0], [1, 2], [3, 4]]
+
+
+@pytest.mark.asyncio
+async def test_the_more_urgent_run_first_and_each_class_in_its_order(make: Make, model: GatedModel) -> None:
+    """Critical before normal before bulk, whoever came first."""
+    batcher = make(max_batch=2)
+    futures = [batcher.submit(row(0), FOREVER)]
+    for value, rank in ((1, 2), (2, 1), (3, 2), (4, 0), (5, 1), (6, 0)):
+        futures.append(batcher.submit(row(value), FOREVER, rank))
+    model.gate.release(4)
+    await asyncio.gather(*futures)
+    assert model.batches == [[0], [4, 6], [2, 5], [1, 3]]
+    assert batcher.waiting_rows == [0, 0, 0]
+
+
+@pytest.mark.asyncio
+async def test_a_class_that_is_never_served_expires(make: Make, model: GatedModel, clock: ManualClock) -> None:
+    """More urgent requests that never end cost the others their turn, not their answer: it is an error, in time."""
+    batcher = make(max_batch=1)
+    first = batcher.submit(row(0), FOREVER)
+    bulk = batcher.submit(row(1), clock() + 1, 2)
+    critical = [batcher.submit(row(value), FOREVER, 0) for value in (2, 3, 4)]
+    clock.advance(2)
+    model.gate.release()
+    await first
+    with pytest.raises(DeadlineError):
+        await bulk
+    assert not critical[-1].done()
+    assert batcher.waiting_rows[2] == 0
+    model.gate.release(3)
+    await asyncio.gather(*critical)
+    assert model.batches == [[0], [2], [3], [4]]
+
+
+@pytest.mark.asyncio
+async def test_in_a_full_queue_the_newest_of_the_least_urgent_makes_room(make: Make, model: GatedModel) -> None:
+    """It is told so at once, and the more urgent request is run."""
+    batcher = make(max_queue=4)
+    first = batcher.submit(row(0), FOREVER)
+    normal = batcher.submit(row(1), FOREVER, 1, pending=1)
+    bulk = [batcher.submit(row(value), FOREVER, 2, pending=value) for value in (2, 3)]
+    critical = batcher.submit(row(4), FOREVER, 0, pending=4)
+    with pytest.raises(OverloadedError, match="more urgent") as displaced:
+        await bulk[1]
+    assert displaced.value.cause == "displaced"
+    with pytest.raises(OverloadedError, match="max_queue"):
+        batcher.submit(row(5), FOREVER, 2, pending=4)
+    model.gate.release(2)
+    await asyncio.gather(first, normal, bulk[0], critical)
+    assert model.batches == [[0], [4, 1, 2]]
+
+
+@pytest.mark.asyncio
+async def test_a_run_that_would_end_too_late_is_not_started(make: Make, model: GatedModel, clock: ManualClock) -> None:
+    """Runs took a second; a request that waited and has half a second left is not computed in vain."""
+    batcher = make(max_batch=1)
+    for value in (0, 1):
+        slow = batcher.submit(row(value), FOREVER)
+        await started(model)
+        clock.advance(1)
+        model.gate.release()
+        await slow
+    first = batcher.submit(row(2), FOREVER)
+    await started(model)
+    hasty = batcher.submit(row(3), clock() + 1.5)
+    clock.advance(1.1)
+    model.gate.release()
+    await first
+    with pytest.raises(DeadlineError):
+        await hasty
+    assert model.batches == [[0], [1], [2]]

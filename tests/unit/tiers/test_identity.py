@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from escalade.tiers.address import is_loopback
+from escalade.tiers.config_types import is_loopback
 from escalade.tiers.errors import ForbiddenError
 from escalade.tiers.identity import (
     NAME,

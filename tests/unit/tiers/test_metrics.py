@@ -11,7 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from escalade.tiers import errors
 from escalade.tiers.answer import REASONS
-from escalade.tiers.metrics import OUTCOMES, ROWS, SCORES, SECONDS, Histogram, TierMetrics
+from escalade.tiers.metrics import OUTCOMES, ROWS, SCORES, SECONDS, SHED_CAUSES, Histogram, TierMetrics
+from escalade.tiers.outbox.item import PRIORITIES
 
 PROMTOOL = shutil.which("promtool")
 
@@ -38,7 +39,8 @@ def busy() -> TierMetrics:
         for histogram in (metrics.local_s, metrics.upstream_s, metrics.total_s):
             histogram.observe(value / 100)
     metrics.batch_rows.observe(7)
-    metrics.queue_depth = lambda: 5
+    metrics.queue_depth, metrics.load = lambda: 5, lambda: 0.375
+    metrics.refused(errors.OverloadedError("full", cause="displaced"), "bulk")
     return metrics
 
 
@@ -71,7 +73,14 @@ def test_a_scrape_tells_every_count(busy: TierMetrics) -> None:
         for sample in family.samples
     }
     for index, outcome in enumerate(OUTCOMES):
-        assert values["escalade_requests_total", outcome] == index
+        assert values["escalade_requests_total", outcome] == index + (outcome == "overloaded")
+    shed = {(one.labels["priority"], one.labels["cause"]): one.value for one in families["escalade_shed"].samples}
+    assert shed == {
+        (priority, cause): float((priority, cause) == ("bulk", "displaced"))
+        for priority in PRIORITIES
+        for cause in SHED_CAUSES
+    }
+    assert values["escalade_load", None] == 0.375
     for reason in REASONS:
         assert values["escalade_degraded_rows_total", reason] == 1
     assert values["escalade_actions_total", "defer"] == 3

@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from escalade.tiers.caller import Caller
     from escalade.tiers.outbox.item import Priority
 
-MARGIN = 1.25
-"""An answer must be expected in this part less of the time left: runs vary, and the answer has a way to go."""
+MARGIN = 1.5
+"""What an answer is expected to take, times this, must fit into the time left: runs vary, more urgent requests
+come in between, and the answer has a way to go. A shorter queue costs no throughput."""
 NEWEST = 0.2
 """Weight of the newest measurement in a running mean."""
 IDLE_BUSY = 0.5
 """The load counts from here: an event loop that is busy half of the time has room for bursts."""
+RUN_SHARE = 0.25
+"""No shared run takes more of the time that callers give: a worker that is busy as long answers nobody else."""
 EIGHTHS = 8
 BULK = RANKS["bulk"]
 
@@ -159,11 +162,20 @@ class Admission:
             retry_s=self._work_s(sum(waiting)),
         )
 
+    def run_rows(self) -> int:
+        """Return the most rows that share a run now: `max_batch`, or as many as leave time for others."""
+        rows, longest_s = self._max_batch, self._budget_s * RUN_SHARE
+        while rows > 1 and self.times.expected_s(rows) > longest_s:
+            rows = (rows + 1) // 2
+        return rows
+
     def load(self, pending: int, waiting: Sequence[int]) -> float:
         """Return how full the tier is, in eighths from 0 to 1: by count, by time, or by the event loop's work.
 
         1 means: what comes now can hardly be answered within the time that callers give.
         """
+        if not pending and self.busy <= IDLE_BUSY:
+            return 0.0
         full = max(pending / self._max_queue, (self.busy - IDLE_BUSY) / (1.0 - IDLE_BUSY))
         if (rows := sum(waiting)) and self._budget_s < inf:
             full = max(full, self._work_s(rows) * MARGIN / self._budget_s)
@@ -173,8 +185,9 @@ class Admission:
         """Return how long the workers take to run so many rows together."""
         if not rows:
             return 0.0
-        runs, rest = divmod(rows, self._max_batch)
-        whole_s = self.times.expected_s(self._max_batch) if runs else 0.0
+        at_a_time = self.run_rows()
+        runs, rest = divmod(rows, at_a_time)
+        whole_s = self.times.expected_s(at_a_time) if runs else 0.0
         rest_s = self.times.expected_s(rest) if rest else 0.0
         return max((runs * whole_s + rest_s) / self._workers, whole_s, rest_s)
 

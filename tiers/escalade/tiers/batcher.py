@@ -167,12 +167,12 @@ class Batcher:
     def _take(self) -> list[_Item]:
         """Take the next run's requests off the queue; what is late or cancelled is dropped, not computed."""
         batch: list[_Item] = []
-        rows, now = 0, self._clock()
-        run_s = self._times.expected_s(min(self._max_batch, sum(self.waiting_rows)))
+        rows, now, room = 0, self._clock(), self._admission.run_rows()
+        run_s = self._times.expected_s(min(room, sum(self.waiting_rows)))
         for queue in self._waiting:
             while queue:
                 item = queue[0]
-                if batch and not self._may_join(item, batch[0], rows):
+                if batch and not self._may_join(item, batch[0], room - rows):
                     self._sweep(now)
                     return batch
                 queue.popleft()
@@ -203,12 +203,8 @@ class Batcher:
                 self._waiting[rank] = deque(kept)
                 self.waiting_rows[rank] = sum(len(item.x) for item in kept)
 
-    def _may_join(self, item: _Item, first: _Item, rows: int) -> bool:
-        return (
-            rows + len(item.x) <= self._max_batch
-            and item.x.shape[1:] == first.x.shape[1:]
-            and not (item.alone or first.alone)
-        )
+    def _may_join(self, item: _Item, first: _Item, room: int) -> bool:
+        return len(item.x) <= room and item.x.shape[1:] == first.x.shape[1:] and not (item.alone or first.alone)
 
     def _start(self, batch: list[_Item]) -> None:
         self._idle -= 1

@@ -68,8 +68,9 @@ class Client:
         timeout_s: float = 1.0,
         id: str = "",  # noqa: A002  # the protocol's word
         caller: Caller = PLAIN,
+        event: str = "",
     ) -> Answer:
-        """Return the answer of `model` to `x`, `[B, *row]`.
+        """Return the answer of `model` to `x`, `[B, *row]`; `event`: what it is an observation of.
 
         Raises
         ------
@@ -80,7 +81,8 @@ class Client:
             if model not in self._input_names:
                 metadata = await self._call("ModelMetadata", metadata_request_bytes(model), timeout_s)
                 self._input_names[model] = input_name_from_bytes(metadata)
-            request = request_bytes(x, model=model, input_name=self._input_names[model], id=id, caller=caller)
+            name = self._input_names[model]
+            request = request_bytes(x, model=model, input_name=name, id=id, caller=caller, event=event)
             data = await self._call("ModelInfer", request, timeout_s)
             return answer_from_bytes(data, rows=len(x))
         except UpstreamError as error:

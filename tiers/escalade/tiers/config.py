@@ -10,19 +10,14 @@ from pathlib import Path
 from socket import gethostname
 from typing import Annotated, Any, Literal, TypeVar
 
-import numpy as np
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationInfo, model_validator
 
-from escalade.tiers.address import Address
+from escalade.tiers.aggregator.config import AggregateConfig, AggregatorConfig
+from escalade.tiers.config_types import DTYPES as DTYPES
+from escalade.tiers.config_types import Address, Datatype, Milliseconds, PositiveInt
+from escalade.tiers.config_types import RecordConfig as RecordConfig
+from escalade.tiers.config_types import Section as Section
+from escalade.tiers.config_types import host_port as host_port
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.preprocess import StepSpec
 from escalade.tiers.providers import Provider, full_name
@@ -30,25 +25,6 @@ from escalade.tiers.tls_config import TlsConfig, refuse_plaintext
 
 TierName = Literal["endpoint", "edge_node", "edge_server"]
 OutputKind = Literal["logits", "posterior", "raw"]
-Datatype = Literal[
-    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"
-]
-DTYPES: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_),
-    "UINT8": np.dtype("<u1"),
-    "UINT16": np.dtype("<u2"),
-    "UINT32": np.dtype("<u4"),
-    "UINT64": np.dtype("<u8"),
-    "INT8": np.dtype("<i1"),
-    "INT16": np.dtype("<i2"),
-    "INT32": np.dtype("<i4"),
-    "INT64": np.dtype("<i8"),
-    "FP16": np.dtype("<f2"),
-    "FP32": np.dtype("<f4"),
-    "FP64": np.dtype("<f8"),
-}
-"""The protocol's names of tensor types, as numpy types."""
-
 DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -61,16 +37,6 @@ def _provider(value: Any) -> Any:
         except ConfigError as error:
             raise ValueError(error.message) from error
     return value
-
-
-PositiveInt = Annotated[int, Field(ge=1)]
-Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """Frozen, and no key that is not written here."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 class InputConfig(Section):
@@ -252,21 +218,6 @@ class LogConfig(Section):
     """`auto`: for people on a terminal, JSON otherwise."""
 
 
-class RecordConfig(Section):
-    """Where decisions and what came of them are kept, for `escalade record` and `escalade policy`."""
-
-    folder: Path
-    """One of its own for each tier; made when missing."""
-    max_mb: Annotated[float, Field(ge=8, allow_inf_nan=False)] = 256.0
-    """The oldest chunks are removed beyond."""
-    flush_rows: PositiveInt = 4096
-    """Rows of a chunk, fewer where the posteriors are long."""
-    flush_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
-    """The longest time a row waits in memory; what a process that dies loses."""
-    format: Literal["npz", "parquet"] = "npz"
-    """`parquet` needs pyarrow."""
-
-
 class OutboxConfig(Section):
     """What could not be asked now is kept here and asked later; see docs/operations.md."""
 
@@ -305,7 +256,7 @@ class InboxConfig(Section):
     max_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 256.0
 
 
-Protected = TypeVar("Protected", ListenConfig, LinkConfig, UpstreamConfig | None)
+Protected = TypeVar("Protected", ListenConfig, LinkConfig, UpstreamConfig | None, AggregateConfig | None)
 
 
 def _fallbacks(value: list[FallbackConfig], info: ValidationInfo) -> list[FallbackConfig]:
@@ -352,6 +303,10 @@ class TierConfig(Section):
     record: RecordConfig | None = None
     audit: Path | None = None
     """A file to which is appended which configuration, model and certificates were used since when."""
+    aggregate: Annotated[AggregateConfig | None, AfterValidator(_protected)] = None
+    """What this tier answers is reported to an aggregator."""
+    aggregator: AggregatorConfig | None = None
+    """On an edge server: fuses what several edge nodes report of one event."""
     log: LogConfig = LogConfig()
     _folder: Path = PrivateAttr(Path())
 
@@ -375,9 +330,13 @@ class TierConfig(Section):
             outbox = outbox.model_copy(update={"file": folder / outbox.file, "corrections": lines})
         if inbox:
             inbox = inbox.model_copy(update={"file": folder / inbox.file})
-        config = self.model_copy(update={"model": model, "record": record, "outbox": outbox, "inbox": inbox})
+        parts = {"model": model, "record": record, "outbox": outbox, "inbox": inbox}
+        reports = {
+            name: part and part.in_folder(folder)
+            for name, part in (("aggregate", self.aggregate), ("aggregator", self.aggregator))
+        }
         named = {"tls": self.tls and self.tls.in_folder(folder), "audit": self.audit and folder / self.audit}
-        config = config.model_copy(update=named)
+        config = self.model_copy(update={**parts, **reports, **named})
         config._folder = folder
         return config
 
@@ -395,3 +354,11 @@ class TierConfig(Section):
                 "an upstream without a policy would never be asked; add `policy: {name: Threshold, threshold: 0.8}`"
             )
         return data
+
+    @model_validator(mode="after")
+    def _each_block_on_its_tier(self) -> TierConfig:
+        if self.aggregator and self.tier != "edge_server":
+            raise ValueError(f"`aggregator:` belongs to an edge_server, not to an {self.tier}")
+        if self.aggregate and self.tier == "edge_server":
+            raise ValueError("`aggregate:` belongs to the nodes that report, not to the edge_server they report to")
+        return self

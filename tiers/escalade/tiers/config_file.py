@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from escalade.policies import PolicyConfigError, load_policy, load_score
+from escalade.tiers.aggregator.build import check_aggregator
 from escalade.tiers.config import TierConfig
 from escalade.tiers.errors import ConfigError
 
@@ -92,6 +93,8 @@ def parse_config(data: Mapping[str, Any], *, base: Path | None = None, where: An
     try:
         load_policy(config.policy, folder=base or Path())
         load_score(config.score, config.model.output_kind)
+        if config.aggregator:
+            check_aggregator(config.aggregator, base or Path())
     except PolicyConfigError as error:
         keys = [*error.key.split(".")] if error.key else ["policy"]
         text = str(error).removeprefix(f"{error.key}: ")

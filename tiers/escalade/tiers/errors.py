@@ -8,6 +8,7 @@
      ├── CallerError             the request
      │    ├── InputError         wrong shape, type, bytes, tensor        INVALID_ARGUMENT
      │    ├── NotFoundError      no such model or version                NOT_FOUND
+     │    ├── ForgottenError     what is asked for is not kept any more  OUT_OF_RANGE
      │    ├── NotServedError     the tier does not offer this call       FAILED_PRECONDITION
      │    ├── UnknownCallerError its certificate says not who it is      UNAUTHENTICATED
      │    ├── ForbiddenError     its role may not do this, or not for    PERMISSION_DENIED
@@ -69,6 +70,12 @@ class InputError(CallerError):
 
 class NotFoundError(CallerError):
     """The tier does not serve the model or version that was asked for."""
+
+    outcome = "not_found"
+
+
+class ForgottenError(CallerError):
+    """What the caller wants to go on from is not kept any more; the message says where to go on."""
 
     outcome = "not_found"
 

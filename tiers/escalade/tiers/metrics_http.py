@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, start_http_server
 
-from escalade.tiers.address import host_port
+from escalade.tiers.config_types import host_port
 from escalade.tiers.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from math import inf
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from escalade.policies.token_bucket import TokenBucket
 
@@ -56,5 +57,5 @@ class DeviceRates:
 
 def host_of(peer: str) -> str:
     """Return the address without the port of a peer as gRPC names it: `ipv4:10.0.0.7:51234`, `ipv6:[::1]:51234`."""
-    kind, _, rest = peer.partition(":")
+    kind, _, rest = unquote(peer).partition(":")  # gRPC writes brackets as %5B and %5D
     return rest.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else peer

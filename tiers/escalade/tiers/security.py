@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Security:
-    """What a tier with a `tls:` section has; made in a running event loop, follows the files until it is closed.
+    """What a tier with a `tls:` section has.
 
     Raises
     ------
@@ -35,9 +35,14 @@ class Security:
         self.max_connection_age_s = tls.max_connection_age_s
         if audit := config.audit:
             self.files.on_change = lambda what: note_change(audit, what)
+        self._watching: asyncio.Task[None] | None = None
+
+    def watch(self) -> None:
+        """Follow the files, and the streams that are open, from now on."""
         self._watching = asyncio.create_task(self.guard.watch())
 
     async def close(self) -> None:
-        """Stop following the files."""
-        self._watching.cancel()
-        await asyncio.gather(self._watching, return_exceptions=True)
+        """Stop following them."""
+        if self._watching:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)

@@ -13,6 +13,7 @@ import structlog
 
 from escalade.policies import Policy, PolicyConfigError, load_policy, load_score
 from escalade.policies.combinator import listens
+from escalade.tiers.attached import Attached
 from escalade.tiers.audited import note_start
 from escalade.tiers.config_file import load_config, parse_config
 from escalade.tiers.deliveries import Deliveries, MemoryWindow
@@ -92,6 +93,7 @@ class Service:
         self._forwarding: Forwarding | None = None
         self._inbox: Inbox | None = None
         self._deliveries = Deliveries(MemoryWindow(time.monotonic))
+        self._attached = Attached()
         self._started = time.monotonic()
 
     @classmethod
@@ -134,7 +136,7 @@ class Service:
         if self.config.tls:
             self._security = Security(self.config, self.config.tls)
             self.config = self._security.config
-        config = self.config
+        config, files = self.config, self._security.files if self._security else None
         model = OnnxModel(config.model)
         policy = _policy(config, model.sha256)
         if config.audit:
@@ -153,7 +155,7 @@ class Service:
                     score=score,
                     metrics=metrics,
                     max_message_bytes=limit,
-                    tls=self._security.files if self._security and not link.insecure else None,
+                    tls=None if link.insecure else files,
                 )
                 for link in config.links
             ]
@@ -196,6 +198,7 @@ class Service:
             await self._open_inbox(config.inbox)
         if forwarding:
             await forwarding.start(lambda: self.status().as_json())
+        await self._attached.start(config, self._tier, files)
         if listens(policy, "retune"):
             slow_loop = retune_forever(policy, Window(metrics), self.retune_seconds, self._tier.policy_failed)
             self._retuning = asyncio.create_task(slow_loop)
@@ -227,9 +230,10 @@ class Service:
             clock=time.monotonic,
             deliveries=self._deliveries,
             device_rate=config.limits.device_rate,
+            answered=self._attached.answered,
         )
         corrections = self._forwarding.corrections if self._forwarding else None
-        more = [TierServicer(self.status, corrections, self._inbox)]
+        more = [TierServicer(self.status, corrections, self._inbox), *self._attached.services]
         self._server = GrpcServer(
             self._servicer,
             config.listen.address,
@@ -301,8 +305,10 @@ class Service:
             raise ConfigError("reports go through the outbox; add `outbox: {file: ...}`", key="outbox")
         return await self._forwarding.reports.report(payload, kind=kind, priority=priority)
 
-    async def infer(self, x: NDArray[Any], deadline_ms: float | None = None) -> Answer:
+    async def infer(self, x: NDArray[Any], deadline_ms: float | None = None, *, event: str = "") -> Answer:
         """Return the answer to `x`, `[B, *row]`, within `deadline_ms` (default: `limits.default_deadline_ms`).
+
+        `event` is the key of what `x` is an observation of, for a tier that reports to an aggregator.
 
         Raises
         ------
@@ -310,7 +316,10 @@ class Service:
             See `escalade.tiers.errors`.
         """
         limit_ms = self.config.limits.default_deadline_ms if deadline_ms is None else deadline_ms
-        return await self.tier.infer(x, time.monotonic() + limit_ms / 1e3)
+        answer = await self.tier.infer(x, time.monotonic() + limit_ms / 1e3)
+        if self._attached.answered is not None:
+            self._attached.answered(x, answer, event)
+        return answer
 
     async def close(self) -> None:
         """Finish what was accepted, refuse what is new, within `limits.drain_seconds`; then let everything go."""
@@ -320,6 +329,7 @@ class Service:
         stop = time.monotonic() + limit_s
         if self._server:
             await self._server.announce_stop()
+            self._attached.announce_stop()
         await self._tier.drain(limit_s)
         if self._server:
             await self._server.stop(max(0.0, stop - time.monotonic()))
@@ -335,6 +345,7 @@ class Service:
         if self._inbox:
             await self._inbox.close()
             self._inbox = None
+        await self._attached.close()
         await self._tier.close()
         if self._security:
             await self._security.close()
@@ -353,6 +364,7 @@ class Service:
         yield metrics
         if self._security:
             yield self._security.refusals
+        yield from self._attached.collectors
         if self._forwarding:
             yield ForwardingMetrics(self._forwarding, metrics.labels)
         if self._inbox:

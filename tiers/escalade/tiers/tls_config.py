@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path  # pydantic reads it
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from escalade.tiers.address import is_loopback
+from escalade.tiers.config_types import Section, is_loopback
 
 
-class TlsConfig(BaseModel):
+class TlsConfig(Section):
     """Certificates, and who is known by them. All files are PEM and are read again when they change."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     certificate: Path
     """This tier's own, with intermediate ones behind it where there are any."""

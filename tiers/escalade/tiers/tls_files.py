@@ -140,6 +140,9 @@ def named_by(files: TlsFiles, config: TierConfig) -> TierConfig:
         It is written otherwise: the tiers above would refuse all that it asks.
     """
     own = files.identity
+    if own is not None and config.aggregate and config.aggregate.node != own.name and not config.aggregate.insecure:
+        text = f"{config.aggregate.node!r} is {own.name!r} by its certificate, and the aggregator believes that"
+        raise ConfigError(f"{text}; write it", key="aggregate.node")
     if own is None or own.name == config.device:
         return config
     if "device" in config.model_fields_set:

@@ -20,6 +20,7 @@ from escalade.simulations.replay import replay
 from escalade.tiers.errors import EscaladeError, SetupError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 RESULTS = ("summary.json", "demo.png", "recorded.npz")
@@ -45,11 +46,16 @@ def run_demo(out: Path, *, seed: int = 0) -> int:
         folder that cannot be written, a process that does not start); 1 when a request failed; 128 + n when
         signal n ended it. In every case all processes that it started have ended.
     """
+    return guarded(out, RESULTS, lambda interrupts: _run(out, seed, interrupts))
+
+
+def guarded(out: Path, results: Sequence[str], run: Callable[[Interrupts], None]) -> int:
+    """Run a demo into `out`, whose `results` are removed first; return its exit code, as `run_demo` does."""
     try:
         _require_extra()
-        _require_writable(out)
+        _require_writable(out, results)
         with Interrupts() as interrupts:
-            _run(out, seed, interrupts)
+            run(interrupts)
     except KeyboardInterrupt as interrupt:
         print("escalade demo: interrupted; nothing is left running", file=sys.stderr)
         return getattr(interrupt, "exit_code", 130)
@@ -124,12 +130,12 @@ def _require_extra() -> None:
         raise SetupError(f"needs {', '.join(missing)}; in a checkout, install it with: pip install '.[demo]'")
 
 
-def _require_writable(out: Path) -> None:
+def _require_writable(out: Path, results: Sequence[str]) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
             pass
-        for result in RESULTS:
+        for result in results:
             (out / result).unlink(missing_ok=True)
     except OSError as error:
         raise SetupError(f"cannot write into {out}: {error.strerror}; name another folder with --out") from error

@@ -106,7 +106,7 @@ def _list(authority: Authority) -> int:
 
 
 def _print_token(authority: Authority, arguments: argparse.Namespace) -> None:
-    from escalade.tiers.address import host_port
+    from escalade.tiers.config_types import host_port
     from escalade.tiers.pki.tokens import Grant, Tokens
 
     identity = _identity(arguments)

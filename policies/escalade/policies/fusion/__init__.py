@@ -15,6 +15,7 @@ from escalade.policies.fusion.errors import FusionCheckError, FusionInputError
 from escalade.policies.fusion.features import FeatureFusion, aggregate
 from escalade.policies.fusion.head import Head, fit_head
 from escalade.policies.fusion.health import NodeHealth
+from escalade.policies.fusion.loading import load_rule
 from escalade.policies.fusion.mean import MeanProbability
 from escalade.policies.fusion.pool import LogOpinionPool
 from escalade.policies.fusion.reliability import ReliabilityWeighted
@@ -48,4 +49,5 @@ __all__ = [
     "crowd_em",
     "default_rule",
     "fit_head",
+    "load_rule",
 ]

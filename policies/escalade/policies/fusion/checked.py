@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 from escalade.policies.fusion.health import NodeHealth
-from escalade.policies.fusion.observations import checked_posteriors
+from escalade.policies.fusion.observations import checked_posteriors, checked_weights
 from escalade.policies.fusion.rule import Fused, FusionRule
 
 if TYPE_CHECKING:
@@ -67,6 +67,14 @@ class HealthChecked(FusionRule):
         p, present = checked_posteriors(posteriors, mask)
         trust = self.health.weights
         return self.rule.fuse(p, present & (trust > 0.0) if len(trust) == p.shape[1] else present, weights)
+
+    def settled(self, posteriors: ArrayLike, mask: ArrayLike, weights: ArrayLike | None = None) -> NDArray[np.bool_]:
+        """As the rule, for the trust of now: nodes that are not trusted are not waited for."""
+        p, present = checked_posteriors(posteriors, mask)
+        trust = checked_weights(weights, p.shape[1])
+        if len(self.health.weights) == p.shape[1]:
+            trust = trust * self.health.weights
+        return self.rule.settled(p, present & (trust > 0.0), trust)
 
     def fit(self, posteriors: ArrayLike, labels: ArrayLike, mask: ArrayLike | None = None) -> Self:
         """Fit the rule, and the health check, to labelled events of healthy nodes."""

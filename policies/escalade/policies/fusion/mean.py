@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from escalade.policies.fusion.early import lead_is_safe
+from escalade.policies.fusion.observations import checked_posteriors, checked_weights
 from escalade.policies.fusion.rule import FusionRule
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 
 class MeanProbability(FusionRule):
@@ -33,3 +35,9 @@ class MeanProbability(FusionRule):
         """Take the weighted sum."""
         total: NDArray[np.float32] = np.matmul(weights[:, None, :], posteriors)[:, 0]
         return total
+
+    def settled(self, posteriors: ArrayLike, mask: ArrayLike, weights: ArrayLike | None = None) -> NDArray[np.bool_]:
+        """Return where the first class leads by more than the missing nodes' weight."""
+        p, present = checked_posteriors(posteriors, mask)
+        trust = checked_weights(weights, p.shape[1])
+        return lead_is_safe(self.combine(np.where(present[:, :, None], p, 0.0), present * trust), present, trust)

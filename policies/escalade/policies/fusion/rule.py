@@ -151,6 +151,15 @@ class FusionRule(ABC):
         posterior = (combined / combined.sum(axis=1, keepdims=True)).astype(np.float32)
         return posterior, posterior.max(axis=1, initial=0.0), conflict(p, used)
 
+    def settled(self, posteriors: ArrayLike, mask: ArrayLike, weights: ArrayLike | None = None) -> NDArray[np.bool_]:
+        """Return bool ``[E]``: whether the label is certain, whatever the nodes that are missing would say.
+
+        By default only where nobody is missing: most rules know no bound on what one more node can do.
+        """
+        p, present = checked_posteriors(posteriors, mask)
+        whole: NDArray[np.bool_] = (present | (checked_weights(weights, p.shape[1]) == 0.0)).all(axis=1)
+        return whole
+
     def fit(self, posteriors: ArrayLike, labels: ArrayLike, mask: ArrayLike | None = None) -> Self:
         """Fit the rule to labelled events of healthy nodes and return it; nothing to fit by default."""
         del posteriors, labels, mask

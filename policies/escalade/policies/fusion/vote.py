@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from escalade.policies.fusion.early import lead_is_safe
+from escalade.policies.fusion.observations import checked_posteriors, checked_weights
 from escalade.policies.fusion.rule import FusionRule
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 TIE_BREAK = 2.0**-10
 """The part of the answer that the mean posterior has: it decides between classes with equal votes."""
@@ -48,3 +50,9 @@ class MajorityVote(FusionRule):
         mean = np.matmul(weights[:, None, :], posteriors)[:, 0]
         shares: NDArray[np.float32] = ((1.0 - TIE_BREAK) * votes + TIE_BREAK * mean).astype(np.float32)
         return shares
+
+    def settled(self, posteriors: ArrayLike, mask: ArrayLike, weights: ArrayLike | None = None) -> NDArray[np.bool_]:
+        """Return where the first class leads by more votes, ties broken, than are missing."""
+        p, present = checked_posteriors(posteriors, mask)
+        trust = checked_weights(weights, p.shape[1])
+        return lead_is_safe(self.combine(np.where(present[:, :, None], p, 0.0), present * trust), present, trust)

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from escalade.tiers.outbox import Inbox, InboxLimits, Item, Outbox, OutboxLimits
+from escalade.tiers.outbox.file import PAGE_BYTES
 
 T = TypeVar("T")
 TODAY_S = 1_800_000_000.0
@@ -80,6 +81,12 @@ async def open_inbox(tmp_path: Path, clock: Clock) -> AsyncIterator[OpenInbox]:
 
 def item(name: str | int, device: str = "cam", **fields: Any) -> Item:
     return Item(device, str(name), fields.pop("payload", b"x" * 50), **fields)
+
+
+def with_bad_page(data: bytes, holding: bytes) -> bytes:
+    """Return a file's content with the page damaged that holds something."""
+    start = data.index(holding) // PAGE_BYTES * PAGE_BYTES
+    return data[:start] + b"\xff" * PAGE_BYTES + data[start + PAGE_BYTES :]
 
 
 def run(awaitable: Awaitable[T], loop: asyncio.AbstractEventLoop) -> T:

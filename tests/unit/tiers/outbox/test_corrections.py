@@ -10,7 +10,7 @@ import pytest
 
 from escalade.tiers.outbox import Correction, Delivered, Evicted, Outbox, OutboxError
 
-from .conftest import TODAY_S, Clock, OpenOutbox, item
+from .conftest import TODAY_S, Clock, OpenOutbox, item, with_bad_page
 
 VERSION_1 = """
 CREATE TABLE items (
@@ -204,11 +204,9 @@ async def test_corrections_are_rescued_from_a_damaged_file_and_no_number_comes_t
     outbox = await open_outbox()
     await deliver(outbox, "1", "2", "3")
     for n in range(60):
-        await outbox.put(item(n, payload=bytes(3000)))
+        await outbox.put(item(n, payload=b"z" * 3000))
     await outbox.close()
-    data = bytearray(path.read_bytes())
-    data[4096 * 30 : 4096 * 31] = b"\xff" * 4096
-    path.write_bytes(data)
+    path.write_bytes(with_bad_page(path.read_bytes(), b"z" * 3000))
     outbox = await open_outbox()
     while leased := await outbox.take(9):
         await outbox.done([one.seq for one in leased])

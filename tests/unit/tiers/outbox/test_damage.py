@@ -14,7 +14,7 @@ import pytest
 from escalade.tiers.outbox import Outbox, OutboxError
 from escalade.tiers.outbox.salvage import aside_files
 
-from .conftest import OpenOutbox, item
+from .conftest import OpenOutbox, item, with_bad_page
 
 COUNT = 60
 
@@ -31,9 +31,8 @@ def truncated(to: float) -> Callable[[bytes], bytes]:
     return lambda data: data[: int(len(data) * to)]
 
 
-def with_bad_page(data: bytes) -> bytes:
-    place = 4096 * 20
-    return data[:place] + b"\xff" * 4096 + data[place + 4096 :]
+def bad_page(data: bytes) -> bytes:
+    return with_bad_page(data, b"20" * 700)
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -41,7 +40,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "empty": truncated(0),
     "a few bytes": truncated(0.0003),
     "half": truncated(0.5),
-    "bad page": with_bad_page,
+    "bad page": bad_page,
     "bad header": lambda data: bytes(200) + data[200:],
 }
 
@@ -105,8 +104,7 @@ async def test_a_file_damaged_while_it_is_open_is_replaced(open_outbox: OpenOutb
     outbox = await open_outbox()
     (first,) = await outbox.take(1)
     with path.open("r+b") as file:
-        file.seek(4096 * 15)
-        file.write(b"\xff" * 4096 * 3)
+        file.write(bad_page(path.read_bytes()))
     assert outbox._writer._database is not None
     outbox._writer._database.connection.execute("PRAGMA shrink_memory")  # what is cached need not be read
     await outbox.done([first.seq])
@@ -162,7 +160,7 @@ async def test_a_crash_while_a_file_is_moved_aside_loses_nothing_that_was_rescue
     """Whichever rename was the last, the next opening finishes or begins anew."""
     path = tmp_path / "outbox.db"
     await filled(await open_outbox(), path)
-    path.write_bytes(with_bad_page(path.read_bytes()))
+    path.write_bytes(bad_page(path.read_bytes()))
     rename, renames = Path.rename, count()
 
     def crash(self: Path, target: Path) -> Path:

@@ -21,7 +21,7 @@ from escalade.tiers.outbox import (
 )
 from escalade.tiers.outbox.salvage import aside_files
 
-from .conftest import Clock, OpenInbox, OpenOutbox
+from .conftest import Clock, OpenInbox, OpenOutbox, with_bad_page
 
 
 def result(name: str, payload: bytes = b"x") -> Item:
@@ -182,23 +182,21 @@ async def test_a_damaged_row_is_quarantined_and_taken_as_new(open_inbox: OpenInb
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("place", [0, 4096 * 20], ids=["header", "page"])
+@pytest.mark.parametrize("holding", [b"SQLite format", b"z" * 3000], ids=["header", "page"])
 async def test_a_damaged_file_is_moved_aside_and_never_fatal(
-    place: int, open_inbox: OpenInbox, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    holding: bytes, open_inbox: OpenInbox, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The next opening works, keeps the damaged file, and knows what is sound; numbers go on beyond."""
     path = tmp_path / "inbox.db"
     inbox = await open_inbox()
-    await inbox.store([result(str(n), bytes(3000)) for n in range(60)])
+    await inbox.store([result(str(n), b"z" * 3000) for n in range(60)])
     last = inbox.stats().last_stored
     await inbox.close()
-    data = bytearray(path.read_bytes())
-    data[place : place + 4096] = b"\xff" * 4096
-    path.write_bytes(data)
+    path.write_bytes(with_bad_page(path.read_bytes(), holding))
     inbox = await open_inbox()
     known = {one.item.id for one in await inbox.read(0)}
-    assert len(known) >= (50 if place else 0)
-    was_new = await inbox.store([result(str(n), bytes(3000)) for n in range(60)])
+    assert len(known) >= (0 if holding.startswith(b"SQLite") else 50)
+    was_new = await inbox.store([result(str(n), b"z" * 3000) for n in range(60)])
     assert [str(n) for n in range(60) if not was_new[n]] == sorted(known, key=int)
     assert all(one.seq > last for one in (await inbox.read(0))[len(known) :])
     assert inbox.stats().corrupt_files == 1

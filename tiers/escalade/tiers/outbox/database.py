@@ -1,82 +1,31 @@
-"""The outbox's SQLite file: one connection, used by one thread. Decides nothing.
-
-WAL with `synchronous=FULL`: a transaction is on the disk when `transaction` returns. `locking_mode`
-is EXCLUSIVE, so no other program can write the file beside us (SQLite before 3.51.3 has a bug in
-resetting the WAL that takes two connections), and there is no shared-memory file.
-"""
+"""What an outbox or inbox file holds, as statements and queries. Decides nothing."""
 
 from __future__ import annotations
 
 import json
-import os
-import sqlite3
 from collections import Counter
-from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from escalade.tiers.outbox.ages import Ages, age_s
-from escalade.tiers.outbox.errors import CorruptError, OutboxError, is_corrupt
+from escalade.tiers.outbox.file import File, Kind, Statement, Synchronous, corruption_noticed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from escalade.tiers.outbox.correction import CorrectionRow
     from escalade.tiers.outbox.item import Row
 
-Synchronous = Literal["FULL", "NORMAL", "OFF"]
-
-VERSION = 2
 COLUMNS = "seq, rank, kind, created_s, checksum, device, id, provisional, payload"
 CORRECTION_COLUMNS = "seq, created_s, delay_s, checksum, device, id, provisional, answer"
 KEPT_QUARANTINED = 100
 """Rows; older ones are dropped."""
-MAX_WAL_BYTES = 8 * 1024 * 1024
 _NOTE_RUN = "INSERT OR REPLACE INTO runs VALUES (?, ?)"
 ROWS_AT_ONCE = (64, 32, 16, 8, 4, 2, 1)
 """In one statement: `sqlite3` gives the GIL away at each, and must wait to get it back from a busy loop."""
 _RANKS, _KINDS, _TYPES = range(3), range(3), (bytes, bytes, int)
-_SCHEMAS = {
-    1: """
-CREATE TABLE items (
-    seq INTEGER PRIMARY KEY, run INTEGER NOT NULL, since_s REAL NOT NULL, rank INTEGER NOT NULL,
-    kind INTEGER NOT NULL, created_s REAL NOT NULL, checksum INTEGER NOT NULL,
-    device BLOB NOT NULL, id BLOB NOT NULL, provisional BLOB NOT NULL, payload BLOB NOT NULL
-);
-CREATE TABLE attempts (seq INTEGER PRIMARY KEY, count INTEGER NOT NULL);
-CREATE TABLE runs (run INTEGER PRIMARY KEY, opened_wall_s REAL NOT NULL);
-CREATE TABLE quarantined (
-    seq INTEGER PRIMARY KEY, wall_s REAL, rank, kind, created_s, checksum, device, id, provisional, payload
-);
-CREATE TABLE counters (name TEXT PRIMARY KEY, count INTEGER NOT NULL);
-""",
-    2: """
-CREATE TABLE IF NOT EXISTS corrections (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, run INTEGER NOT NULL, since_s REAL NOT NULL, created_s REAL NOT NULL,
-    delay_s REAL NOT NULL, checksum INTEGER NOT NULL,
-    device BLOB NOT NULL, id BLOB NOT NULL, provisional BLOB NOT NULL, answer BLOB NOT NULL
-);
-""",
-}
-"""What each version of the format added."""
-
-
-Statement = tuple[str, tuple[Any, ...]]
-"""SQL and its values."""
-
-
-class Kind(NamedTuple):
-    """Whose file it is."""
-
-    name: str
-    application_id: int
-
-
-OUTBOX, INBOX = Kind("outbox", 0x45534F42), Kind("inbox", 0x45534942)
-"""The tables are the same, so that one code reads, rescues and ages both."""
-_APPLICATION_IDS = (OUTBOX.application_id, INBOX.application_id)
 
 
 class Known(NamedTuple):
@@ -92,25 +41,8 @@ class Known(NamedTuple):
     attempts: int
 
 
-class Database:
-    """An open outbox file.
-
-    Parameters
-    ----------
-    synchronous:
-        Anything but FULL loses acknowledged items in a power cut: for tests that must see that.
-    upgrade:
-        Whether a file of an earlier format becomes one of this format.
-
-    Raises
-    ------
-    CorruptError
-        It is no sound database.
-    OutboxError
-        It is sound, but not ours to use.
-    sqlite3.Error
-        The disk refuses.
-    """
+class Database(File):
+    """An open outbox or inbox file; `now` and `wall_s` say when it was opened, see `File` for the rest."""
 
     def __init__(
         self,
@@ -122,24 +54,12 @@ class Database:
         synchronous: Synchronous = "FULL",
         upgrade: bool = True,
     ) -> None:
-        self.path, self._kind = path, kind
         self._ages, self._wall_s = Ages(now, wall_s), wall_s
         self._run, self._run_written = 0, False
         self._delete_from: tuple[str, ...] = ("items",)
         """With `attempts` once there have been any."""
         self._stale_runs: list[tuple[int]] = []
-        self.connection = sqlite3.connect(path, isolation_level=None, timeout=0.2, check_same_thread=False)
-        try:
-            with corruption_noticed():
-                self._set_up(synchronous, upgrade)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Close; what the WAL holds goes into the file if that is possible, and else stays in the WAL."""
-        with suppress(sqlite3.Error):
-            self.connection.close()
+        super().__init__(path, kind, synchronous=synchronous, upgrade=upgrade)
 
     def known(self) -> tuple[list[Known], list[int]]:
         """Return every item, oldest first, and the numbers of rows that make no sense.
@@ -187,29 +107,9 @@ class Database:
             found = (self.connection.execute(f"SELECT {query}").fetchone() for query in queries)
             return max(int(row[0]) if row and row[0] else 0 for row in found)
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Everything inside is on the disk at the end, or nothing of it is stored."""
-        with corruption_noticed():
-            try:
-                self.connection.execute("BEGIN IMMEDIATE")
-                yield
-                self.connection.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    if self.connection.in_transaction:
-                        self.connection.execute("ROLLBACK")
-                raise
-
     def run(self, statements: list[Statement]) -> None:
         """Run statements in one transaction; all of it is on the disk at the end, or nothing."""
-        if len(statements) == 1:  # is a transaction of its own
-            with corruption_noticed():
-                self.connection.execute(*statements[0])
-        else:
-            with self.transaction():
-                for statement in statements:
-                    self.connection.execute(*statement)
+        super().run(statements)
         self._run_written = self._run_written or any(sql is _NOTE_RUN for sql, _ in statements)
 
     def insert(self, rows: list[Row], now: float, wall_s: float) -> list[Statement]:
@@ -252,8 +152,9 @@ class Database:
         wanted = sorted(seqs)
         if not wanted:
             return []
+        values: tuple[int, int] | tuple[str]
         if wanted[-1] - wanted[0] == len(wanted) - 1:
-            where, values = "seq BETWEEN ? AND ?", (wanted[0], wanted[-1])
+            where, values = "seq BETWEEN ? AND ?", (wanted[0], wanted[-1])  # one walk
         else:
             where, values = "seq IN (SELECT value FROM json_each(?))", (json.dumps(wanted),)
         return [(f"DELETE FROM {table} WHERE {where}", values) for table in self._delete_from]
@@ -337,42 +238,6 @@ class Database:
         with self.transaction():
             return self.connection.execute("DELETE FROM quarantined").rowcount
 
-    def checkpoint(self) -> None:
-        """Bring everything into the main file and empty the WAL."""
-        with corruption_noticed():
-            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-    def _set_up(self, synchronous: Synchronous, upgrade: bool) -> None:
-        connection = self.connection
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        application, version, tables = (
-            connection.execute(query).fetchone()[0]
-            for query in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
-        )
-        name = f"{self._kind.name} {self.path}"
-        if tables and application != self._kind.application_id:
-            ours = "SELECT count(*) FROM sqlite_master WHERE name = 'quarantined'"
-            if application not in _APPLICATION_IDS and connection.execute(ours).fetchone()[0]:
-                raise CorruptError("the file's header is damaged")
-            raise OutboxError(
-                f"{name}: this is some other program's database; give the {self._kind.name} a path of its own"
-            )
-        if tables and version < 1:
-            raise CorruptError("the file's header is damaged")
-        if version > VERSION:
-            raise OutboxError(f"{name}: written by a newer escalade (format {version}); update this one")
-        connection.execute("PRAGMA journal_mode = WAL").fetchall()
-        connection.execute(f"PRAGMA synchronous = {synchronous}")
-        connection.execute(f"PRAGMA journal_size_limit = {MAX_WAL_BYTES}")
-        if version < VERSION and (upgrade or not tables):
-            with self.transaction():
-                for schema in (_SCHEMAS[number] for number in range(version + 1, VERSION + 1)):
-                    for statement in schema.split(";")[:-1]:
-                        connection.execute(statement)
-                connection.execute(f"PRAGMA application_id = {self._kind.application_id}")
-                connection.execute(f"PRAGMA user_version = {VERSION}")
-            sync_folder(self.path.parent)
-
     def _insert(
         self, table: str, columns: str, rows: Sequence[tuple[Any, ...]], now: float, wall_s: float
     ) -> list[Statement]:
@@ -411,26 +276,6 @@ class Database:
 def _insertion(table: str, columns: str, width: int, rows: int) -> str:
     marks = ", ".join([f"({', '.join('?' * width)})"] * rows)
     return f"INSERT INTO {table} ({columns}, run, since_s) VALUES {marks}"
-
-
-@contextmanager
-def corruption_noticed() -> Iterator[None]:
-    """Turn what SQLite says of a damaged file into `CorruptError`."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        if is_corrupt(error) or "no such table" in str(error):
-            raise CorruptError(str(error)) from error
-        raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Make new names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _text(value: object) -> str:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from escalade.tiers.outbox.database import Synchronous
     from escalade.tiers.outbox.dedup import Seen
+    from escalade.tiers.outbox.file import Synchronous
     from escalade.tiers.outbox.stats import InboxStats
     from escalade.tiers.outbox.worker import Answers, Request
 
@@ -151,6 +151,7 @@ class Inbox:
         for what, argument, answer in group:
             if what not in ("store", "answered"):
                 answers.append((answer, self._other(what, argument)))
+        receiver.publish()
 
     def _other(self, what: str, argument: Any) -> Seen[bytes] | list[Stored] | OutboxError | None:
         try:

@@ -65,6 +65,8 @@ class Item:
             raise ValueError("payload and provisional must be bytes")
         if not math.isfinite(self.created_s):
             raise ValueError(f"created_s must be a finite number of seconds, not {self.created_s}")
+        if self.device.isascii() and self.id.isascii():
+            return
         try:
             self.device.encode()
             self.id.encode()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from escalade.tiers.outbox.database import Kind, Synchronous
+    from escalade.tiers.outbox.file import Kind, Synchronous
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +31,7 @@ class Keeper(ABC):
     """The part of an outbox or inbox that has to do with its file; used on one thread.
 
     A subclass says what is kept in memory of the file's content (`_index`), what is told of it
-    (`_publish`), and writes in transactions of `open()`; it tells `_in_trouble` of each that failed
+    (`publish`), and writes in transactions of `open()`; it tells `_in_trouble` of each that failed
     and `_well` of each that did not.
     """
 
@@ -59,7 +59,7 @@ class Keeper(ABC):
         """Take over what a file that was just opened holds."""
 
     @abstractmethod
-    def _publish(self) -> None:
+    def publish(self) -> None:
         """Make the state visible to `stats`."""
 
     def open(self) -> Database:
@@ -108,7 +108,7 @@ class Keeper(ABC):
             raise
         self._database = database
         self._well()
-        self._publish()
+        self.publish()
         return database
 
     def _replace_damaged(self, database: Database, error: CorruptError) -> None:
@@ -150,5 +150,5 @@ class Keeper(ABC):
         if str(error) != self._trouble:
             log.error(f"{self._kind.name} cannot keep items", reason=str(error))
             self._trouble = str(error)
-        self._publish()
+        self.publish()
         return error

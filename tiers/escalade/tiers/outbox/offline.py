@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from escalade.tiers.outbox.database import OUTBOX, Database
+from escalade.tiers.outbox.correction import from_row as correction_from_row
+from escalade.tiers.outbox.database import Database
 from escalade.tiers.outbox.errors import CorruptError, OutboxError, explained
+from escalade.tiers.outbox.file import OUTBOX
 from escalade.tiers.outbox.item import Item, Leased, from_row
 from escalade.tiers.outbox.lock import FileLock
 from escalade.tiers.outbox.salvage import aside_files, drop_aside_files, finish
@@ -16,6 +18,8 @@ from escalade.tiers.outbox.salvage import aside_files, drop_aside_files, finish
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from escalade.tiers.outbox.correction import Correction
 
 
 class Damaged(NamedTuple):
@@ -47,6 +51,15 @@ class Offline:
         """Yield rows that were set aside: number, the item if it can be read all the same, columns."""
         for row in self._database.quarantined():
             yield row[0], _forgiving(row), row
+
+    def corrections(self) -> Iterator[Correction]:
+        """Yield every sound correction that is kept, oldest first."""
+        after = -1
+        while rows := self._database.corrections(after, 256):
+            for row in rows:
+                with suppress(ValueError):
+                    yield correction_from_row(row)
+            after = rows[-1][0]
 
     def aside_files(self) -> list[Path]:
         """Return damaged files that were moved aside."""

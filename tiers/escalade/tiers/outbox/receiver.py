@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from escalade.tiers.outbox.database import INBOX
 from escalade.tiers.outbox.dedup import DedupWindow, Seen
 from escalade.tiers.outbox.errors import CorruptError, OutboxError, OutboxFullError
+from escalade.tiers.outbox.file import INBOX
 from escalade.tiers.outbox.item import ITEM_OVERHEAD_BYTES, KINDS, Item, from_row, to_row
 from escalade.tiers.outbox.keeper import Keeper
 from escalade.tiers.outbox.stats import InboxStats
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from escalade.tiers.outbox.database import Database, Synchronous
+    from escalade.tiers.outbox.database import Database
+    from escalade.tiers.outbox.file import Synchronous
     from escalade.tiers.outbox.item import Row
 
 log = structlog.get_logger(__name__)
@@ -53,7 +54,7 @@ class Receiver(Keeper):
         self._window = Window(limits)
         self._at_work = DedupWindow[None](window_s=limits.window_s, max_items=limits.max_items)
         self._next_seq = 1
-        self._publish()
+        self.publish()
 
     def keep(self, calls: list[Sequence[Item]]) -> list[list[bool] | OutboxError]:
         """Store the new items of every call, in as few transactions as the limits allow.
@@ -74,9 +75,7 @@ class Receiver(Keeper):
                 continue
             group.append(items)
             count, size = count + len(items), size + call_size
-        results += self._keep(group)
-        self._publish()
-        return results
+        return results + self._keep(group)
 
     def claim(self, name: Name) -> Seen[bytes] | None:
         """Return None for a new item, now claimed, else what is known about it.
@@ -94,14 +93,11 @@ class Receiver(Keeper):
             if found:
                 return Seen(found[0][1].payload if known.kind == 0 else b"")
             self._window.forget({known.seq})
-        seen = self._at_work.claim(*name, now)
-        self._publish()
-        return seen  # type: ignore[return-value]  # no answer
+        return self._at_work.claim(*name, now)  # type: ignore[return-value]  # no answer
 
     def release(self, name: Name) -> None:
         """Forget a claim that has no answer."""
         self._at_work.release(*name)
-        self._publish()
 
     def read(self, after: int, limit: int) -> list[Stored]:
         """Return up to `limit` stored items with numbers greater than `after`; damaged ones are quarantined."""
@@ -212,7 +208,8 @@ class Receiver(Keeper):
             self._counters = self._counters + Counter({"quarantined": len(bad)})
         return found
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
+        """Make the state visible to `stats`."""
         window = self._window
         self._published = (
             window.kinds.copy(),

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from escalade.tiers.outbox import correction, item
-from escalade.tiers.outbox.database import Database, sync_folder
+from escalade.tiers.outbox.database import Database
 from escalade.tiers.outbox.errors import CorruptError
+from escalade.tiers.outbox.file import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from escalade.tiers.outbox.database import Kind, Synchronous
+    from escalade.tiers.outbox.file import Kind, Synchronous
 
 log = structlog.get_logger(__name__)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from escalade.tiers.outbox.correction import Correction, Delivered
-    from escalade.tiers.outbox.database import Synchronous
+    from escalade.tiers.outbox.file import Synchronous
     from escalade.tiers.outbox.item import Item, Leased
     from escalade.tiers.outbox.stats import Evicted, EvictionReason, OutboxStats
     from escalade.tiers.outbox.worker import Answers, Request
@@ -215,6 +215,7 @@ class Outbox:
             answers += [
                 (answer, self._other(what, argument)) for what, argument, answer in group if what not in _SERVED
             ]
+        writer.publish()
         if not writer.evicted and not writer.recorded:
             return None
         evicted, recorded, writer.evicted, writer.recorded = writer.evicted, writer.recorded, [], []

@@ -18,8 +18,8 @@ import structlog
 
 from escalade.tiers.outbox import correction
 from escalade.tiers.outbox.correction import Correction, Delivered
-from escalade.tiers.outbox.database import OUTBOX
 from escalade.tiers.outbox.errors import CorruptError, OutboxError, OutboxFullError
+from escalade.tiers.outbox.file import OUTBOX
 from escalade.tiers.outbox.item import ITEM_OVERHEAD_BYTES, PRIORITIES, RANKS, Item, Leased, from_row, to_row
 from escalade.tiers.outbox.keeper import Keeper
 from escalade.tiers.outbox.ledger import Ledger
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from escalade.tiers.outbox.database import Database, Synchronous
+    from escalade.tiers.outbox.database import Database
+    from escalade.tiers.outbox.file import Synchronous
     from escalade.tiers.outbox.item import Row
 
 log = structlog.get_logger(__name__)
@@ -97,7 +98,7 @@ class Writer(Keeper):
         self._refused = 0
         self._unlogged: list[Evicted] = []
         self._logged_at = float("-inf")
-        self._publish()
+        self.publish()
 
     def settle(self, batch: Batch) -> list[slice]:
         """Take what is settled out, in memory; return where the corrections of each `delivered` are among those owed.
@@ -123,14 +124,13 @@ class Writer(Keeper):
         except OutboxError as error:
             failed = [error if place.start < place.stop else list[Correction]() for place in places]
             return Written([error] * len(puts), failed)
-        finally:
-            self._publish()
 
     def put_back(self, seqs: Sequence[int]) -> None:
         """Put leased items back to their places, untried."""
         for seq in seqs:
-            self._order.failed(seq, attempted=False)
-        self._publish()
+            if self._out.pop(seq, None):
+                self._order.failed(seq, attempted=False)
+        self.publish()
 
     def clean_up(self) -> bool:
         """Evict what is too old, and write what is owed, if there is any; whether items may be taken."""
@@ -141,8 +141,6 @@ class Writer(Keeper):
                 self._write([])
         except OutboxError:  # a disk that cannot be written may still be read
             pass
-        finally:
-            self._publish()
         return self._database is not None
 
     def has_expired(self) -> bool:
@@ -166,8 +164,6 @@ class Writer(Keeper):
             else:
                 self._in_trouble(error)
             return []
-        finally:
-            self._publish()
 
     def corrections(self, after: int, limit: int) -> list[Correction]:
         """Return up to `limit` corrections with numbers greater than `after`; damaged ones are quarantined.
@@ -291,17 +287,16 @@ class Writer(Keeper):
             self._refused += refused
             return results
         owed = [one._replace(seq=seq) for seq, one in enumerate(owed, ledger.last_seq + 1)]
-        counts = Counter(f"evicted.{reason}.{PRIORITIES[entry.rank]}" for entry, reason in gone)
+        counts: Counter[str] = Counter({"corrections_dropped": surplus} if surplus else {})
+        counts.update(f"evicted.{reason}.{PRIORITIES[entry.rank]}" for entry, reason in gone)
         counts.update(f"evicted.{one.reason}.{one.priority}" for one in self._given_up)
-        if surplus:
-            counts["corrections_dropped"] += surplus
         statements = database.insert(rows, now, wall_s)
         statements += database.delete([*self._settled, *(entry.seq for entry, _ in gone)])
         statements += database.insert_corrections([correction.to_row(one) for one in owed], now, wall_s)
         if surplus:
             statements.append(database.drop_corrections(ledger.first_kept(len(owed), surplus)))
-        attempts = {seq: count for seq, count in self._attempts.items() if order.find(seq)}
-        statements += database.set_attempts(attempts) + database.count(counts)
+        statements += database.set_attempts({seq: n for seq, n in self._attempts.items() if order.find(seq)})
+        statements += database.count(counts)
         try:
             names = self._names(database, gone, rows)
             database.run(statements)
@@ -320,7 +315,8 @@ class Writer(Keeper):
         self._settled.clear()
         self._owed.clear()
         self._attempts.clear()
-        self._counters = self._counters + counts
+        if counts:
+            self._counters = self._counters + counts
         self._refused += refused
         self._well()
         if gone or self._given_up:
@@ -373,7 +369,7 @@ class Writer(Keeper):
             return
         self._ledger.forget(set(bad))
         self._counters = self._counters + Counter({"quarantined": len(bad)})
-        self._publish()
+        self.publish()
 
     def _log_evictions(self, now: float) -> None:
         if self._unlogged and now - self._logged_at >= LOG_EVERY_S:
@@ -383,7 +379,8 @@ class Writer(Keeper):
             self._unlogged.clear()
             self._logged_at = now
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
+        """Make the state visible to `stats`."""
         order = self._order
         self._published = (
             order.depths(),

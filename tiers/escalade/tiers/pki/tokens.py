@@ -12,7 +12,7 @@ import json
 import secrets
 from typing import TYPE_CHECKING, NamedTuple
 
-from escalade.tiers.address import host_port
+from escalade.tiers.config_types import host_port
 from escalade.tiers.errors import SetupError
 from escalade.tiers.identity import NAME, Identity, parse_identity
 from escalade.tiers.pki.files import OWNER_ONLY, read, replace

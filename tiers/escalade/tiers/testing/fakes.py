@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from escalade.tiers.aggregator.observation import Verdict
 from escalade.tiers.answer import Answer, Hop
 from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.errors import UpstreamError
@@ -76,6 +77,39 @@ class FakeUpstream:
         del timeout_s
         if self.failure in ("timeout", "unavailable"):
             raise UpstreamError(self.failure)
+
+    async def close(self) -> None:
+        """Note that it was closed."""
+        self.closed = True
+
+
+class FakeSender:
+    """An aggregator that takes every observation, or fails as told; see `reporter.Sender`.
+
+    Attributes
+    ----------
+    failure:
+        A reason of `answer.REASONS`: raised instead of taking anything.
+    verdicts:
+        Reasons by observation: what is said instead of taking it.
+    taken:
+        The observations that were taken, in order.
+    """
+
+    def __init__(self) -> None:
+        self.failure: str | None = None
+        self.verdicts: dict[bytes, str] = {}
+        self.taken: list[bytes] = []
+        self.closed = False
+
+    async def send(self, encoded: Sequence[bytes], timeout_s: float) -> list[Verdict]:
+        """Take, or raise UpstreamError as told."""
+        del timeout_s
+        if self.failure is not None:
+            raise UpstreamError(self.failure)
+        verdicts = [Verdict(self.verdicts.get(one, "")) for one in encoded]
+        self.taken += [one for one, verdict in zip(encoded, verdicts, strict=True) if not verdict.reason]
+        return verdicts
 
     async def close(self) -> None:
         """Note that it was closed."""

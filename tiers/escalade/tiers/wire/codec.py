@@ -48,6 +48,8 @@ class InferRequest:
     outputs: list[str] | None = None
     deadline_ms: float | None = None
     caller: Caller = PLAIN
+    event: str = ""
+    """The key of what `x` is an observation of."""
 
 
 class Codec:
@@ -129,6 +131,11 @@ class Codec:
             request.deadline_ms = float(deadline.int64_param)
         if message.parameters:
             request.caller = read_caller(message)
+        if "escalade.event" in message.parameters:
+            event = message.parameters["escalade.event"]
+            if event.WhichOneof("parameter_choice") != "string_param":
+                raise InputError("parameter 'escalade.event' must be a string_param: the event's key")
+            request.event = event.string_param
         return request
 
     def encode(self, request: InferRequest, answer: Row | Answer) -> bytes:

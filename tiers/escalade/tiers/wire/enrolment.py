@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import grpc
 
 from escalade.protos.v1 import enrolment_service_pb2, enrolment_service_pb2_grpc
-from escalade.tiers.address import host_port
+from escalade.tiers.config_types import host_port
 from escalade.tiers.errors import EscaladeError, SetupError
 from escalade.tiers.wire.channel import client_options
 from escalade.tiers.wire.status import status_of

@@ -48,6 +48,7 @@ def request_bytes(
     outputs: Sequence[str] = (),
     deadline_ms: int | None = None,
     caller: Caller = PLAIN,
+    event: str = "",
 ) -> bytes:
     """Return a ModelInferRequest for `x`, `[B, ...]`, as bytes."""
     message = ModelInferRequest(model_name=model, model_version=version, id=id)
@@ -61,6 +62,8 @@ def request_bytes(
     if deadline_ms is not None:
         message.parameters["escalade.deadline_ms"].int64_param = deadline_ms
     write_caller(message, caller)
+    if event:
+        message.parameters["escalade.event"].string_param = event
     return message.SerializeToString()
 
 

@@ -11,7 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from escalade.protos.oip import open_inference_pb2 as oip
-from escalade.tiers.address import host_port, is_loopback
+from escalade.tiers.config_types import host_port, is_loopback
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.wire.channel import SERVICE, server_options
 from escalade.tiers.wire.credentials import connection_age_options, server_credentials
@@ -109,6 +109,8 @@ class GrpcServer:
                 "set it to a free one",
                 key="listen.address",
             )
+        if self._security:
+            self._security.watch()
         await self._server.start()
         for service in ("", *self._names):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)

@@ -25,6 +25,8 @@ from escalade.tiers.wire.status import hint_of, status_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from numpy.typing import NDArray
+
     from escalade.tiers.config import DeviceRateConfig
     from escalade.tiers.deliveries import Deliveries
     from escalade.tiers.tier import Tier
@@ -50,6 +52,8 @@ class InferenceServicer:
         Recognises what outboxes below send again.
     device_rate:
         How much one device may ask; None: whatever it likes.
+    answered:
+        Told of every live request that was answered: input, answer, and the event that it names.
     """
 
     def __init__(
@@ -61,7 +65,9 @@ class InferenceServicer:
         clock: Callable[[], float],
         deliveries: Deliveries,
         device_rate: DeviceRateConfig | None = None,
+        answered: Callable[[NDArray[Any], Row | Answer, str], None] | None = None,
     ) -> None:
+        self._answered = answered
         self.codec = Codec(tier.model)
         self._tier, self._version, self._clock = tier, version, clock
         self._default_deadline_s, self._deliveries = default_deadline_s, deliveries
@@ -163,6 +169,8 @@ class InferenceServicer:
         return await self._deliveries.answer(request.caller, infer, lambda answer: self.codec.encode(request, answer))
 
     def _encode(self, request: InferRequest, answer: Row | Answer) -> bytes:
+        if self._answered is not None:
+            self._answered(request.x, answer, request.event)
         return self._with_load(self.codec.encode(request, answer))
 
     def _with_load(self, response: bytes) -> bytes:

@@ -12,6 +12,7 @@ _STATUS: dict[type[errors.EscaladeError], grpc.StatusCode] = {
     errors.NotServedError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.UnknownCallerError: grpc.StatusCode.UNAUTHENTICATED,
     errors.ForbiddenError: grpc.StatusCode.PERMISSION_DENIED,
+    errors.ForgottenError: grpc.StatusCode.OUT_OF_RANGE,
     errors.TooLargeError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -23,6 +24,7 @@ _STATUS: dict[type[errors.EscaladeError], grpc.StatusCode] = {
 _ERROR: dict[grpc.StatusCode, type[errors.EscaladeError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.InputError,
     grpc.StatusCode.NOT_FOUND: errors.NotFoundError,
+    grpc.StatusCode.OUT_OF_RANGE: errors.ForgottenError,
     grpc.StatusCode.FAILED_PRECONDITION: errors.NotServedError,
     grpc.StatusCode.UNAUTHENTICATED: errors.UnknownCallerError,
     grpc.StatusCode.PERMISSION_DENIED: errors.ForbiddenError,

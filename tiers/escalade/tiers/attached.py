@@ -1,0 +1,118 @@
+"""What may stand beside a tier in its process: an aggregator, or a reporter to one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from escalade.tiers.aggregator.build import build_aggregator
+from escalade.tiers.errors import ConfigError
+from escalade.tiers.model import OnnxModel
+from escalade.tiers.outbox import Outbox, OutboxError, OutboxLimits
+from escalade.tiers.reporter import Reporter
+from escalade.tiers.reporter_metrics import ReporterMetrics
+from escalade.tiers.reporting import Reporting
+from escalade.tiers.wire.aggregator_client import AggregatorClient, encode
+from escalade.tiers.wire.aggregator_servicer import AggregatorServicer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from prometheus_client.registry import Collector
+
+    from escalade.tiers.aggregator.aggregator import Aggregator
+    from escalade.tiers.aggregator.config import AggregateConfig
+    from escalade.tiers.config import TierConfig
+    from escalade.tiers.tier import Tier
+    from escalade.tiers.tls_files import TlsFiles
+    from escalade.tiers.wire.server import MoreService
+
+
+class Attached:
+    """The blocks `aggregator:` and `aggregate:` of one tier, running; nothing where there is none.
+
+    Attributes
+    ----------
+    services:
+        For `GrpcServer`.
+    collectors:
+        More metrics.
+    answered:
+        For `InferenceServicer`: to be told of every answer; None where nobody wants to be.
+    """
+
+    def __init__(self) -> None:
+        self.services: list[MoreService] = []
+        self.collectors: list[Collector] = []
+        self.answered: Callable[..., None] | None = None
+        self.aggregator: Aggregator | None = None
+        self._servicer: AggregatorServicer | None = None
+        self._reporting: Reporting | None = None
+
+    async def start(self, config: TierConfig, tier: Tier, tls: TlsFiles | None = None) -> None:
+        """Start what the configuration names.
+
+        Parameters
+        ----------
+        tls:
+            What a reporter shows to the aggregator; None: plaintext.
+
+        Raises
+        ------
+        SetupError
+            A rule, a policy, a file or a model's output does not work.
+        """
+        if config.aggregator is not None:
+            self.aggregator = build_aggregator(config.aggregator, config.folder, tier)
+            self.aggregator.start()
+            self._servicer = AggregatorServicer(self.aggregator)
+            self.services.append(self._servicer)
+            self.collectors.append(self.aggregator.metrics)
+        if config.aggregate is not None:
+            features = _features_model(config, config.aggregate)
+            shown = None if config.aggregate.insecure else tls
+            reporter = _reporter(config.aggregate, config.limits.max_message_bytes, shown)
+            try:
+                await reporter.start()
+            except OutboxError as error:
+                await reporter.close()
+                raise ConfigError(str(error), key="aggregate.outbox") from error
+            self._reporting = Reporting(config.aggregate, reporter, features)
+            self.answered = self._reporting.answered
+            self.collectors.append(ReporterMetrics(reporter))
+
+    def announce_stop(self) -> None:
+        """End what would keep the server open: streams of observations, and watches."""
+        if self._servicer is not None:
+            self._servicer.stop_reading()
+
+    async def close(self) -> None:
+        """Finish what is under way and close files and links."""
+        reporting, self._reporting = self._reporting, None
+        if reporting is not None:
+            await reporting.close()
+        aggregator, self.aggregator = self.aggregator, None
+        if aggregator is not None:
+            await aggregator.close()
+
+
+def _reporter(config: AggregateConfig, max_message_bytes: int, tls: TlsFiles | None) -> Reporter:
+    limits = OutboxLimits(max_bytes=int(config.outbox_mb * 1024 * 1024))
+    return Reporter(
+        AggregatorClient(config.address, tenant=config.tenant, max_message_bytes=max_message_bytes, tls=tls),
+        None if config.outbox is None else Outbox(config.outbox, limits),
+        encode,
+        timeout_s=config.timeout_ms / 1e3,
+        max_batch=config.max_batch,
+        max_queue=config.max_queue,
+    )
+
+
+def _features_model(config: TierConfig, aggregate: AggregateConfig) -> Any:
+    if aggregate.features is None:
+        return None
+    update = {"output": aggregate.features, "output_kind": "raw"}
+    try:
+        return OnnxModel(config.model.model_copy(update=update))
+    except ConfigError as error:
+        key = "aggregate.features" if error.key == "model.output" else error.key
+        raise ConfigError(error.message, key=key) from error

@@ -214,3 +214,45 @@ async def test_an_endpoint_is_called_by_its_certificate(tiers: Any, fleet: Fleet
     async with tiers(fleet.tls("server-1"), fleet.tls("my-endpoint")) as (_, below):
         assert below.config.device == "my-endpoint"
         assert (await below.infer(X)).tier == ["edge_server"]
+
+
+async def test_who_has_a_certificate_of_a_ca_that_was_left_out_cannot_connect_again(
+    tiers: Any, fleet: Fleet, strangers: Authority, tmp_path: Path
+) -> None:
+    """Nor go on for longer than a connection may last, though it was let in before."""
+    server = fleet.copied("server-1", tmp_path)
+    replace(Path(server["ca"]), fleet.ca.read_bytes() + strangers.ca_pem)
+    theirs = issued(strangers, Identity("endpoint", "theirs"))
+    shown = grpc.ssl_channel_credentials(fleet.ca.read_bytes(), *theirs)
+    async with (
+        tiers({**server, "max_connection_age_s": AGE_S}, None) as (above, address),
+        grpc.aio.secure_channel(address, shown) as channel,
+    ):
+        call: Any = channel.unary_unary(INFER)
+        await call(REQUEST, timeout=5)
+        replace(Path(server["ca"]), fleet.ca.read_bytes())
+        await until(lambda: versions(above) == [1])
+
+        async def refused() -> bool:
+            try:
+                await call(REQUEST, timeout=5)
+            except grpc.aio.AioRpcError as error:
+                return error.code() is grpc.StatusCode.UNAVAILABLE
+            return False
+
+        async with asyncio.timeout(PATIENCE_S):
+            while not await refused():  # noqa: ASYNC110  # nobody tells
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(2 * AGE_S)  # and stays out
+        assert await refused()
+
+
+async def test_a_plaintext_tier_above_is_asked_where_that_is_written(models: Path, fleet: Fleet) -> None:
+    """A Triton above an edge node that itself speaks TLS."""
+    model = {"file": str(models / "unsure.onnx"), "name": "m"}
+    plain = EdgeServer.from_config({"tier": "edge_server", "model": model, "listen": {"address": "127.0.0.1:0"}})
+    async with plain:
+        link = {"address": await plain.listen(), "insecure": True}
+        config = {"tier": "endpoint", "model": model, "policy": {"name": "AlwaysEscalate"}, "upstream": link}
+        async with Endpoint.from_config({**config, "tls": fleet.tls("my-endpoint")}) as below:
+            assert (await below.infer(X)).tier == ["edge_server"]

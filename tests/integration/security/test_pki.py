@@ -9,14 +9,16 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import yaml
 from cryptography import x509
 
+from escalade.cli.main import main
 from escalade.tiers import audit
 from escalade.tiers.errors import ForbiddenError, SetupError
 from escalade.tiers.identity import Identity
@@ -138,15 +140,36 @@ def test_what_comes_back_from_a_wrong_ca_is_not_kept(
     assert list((tmp_path / "tls").iterdir()) == []
 
 
-def escalade(folder: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "escalade.cli.main", *arguments]
-    return subprocess.run(command, cwd=folder, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+class Typed(NamedTuple):
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+Escalade = Callable[..., Typed]
 
 
 @pytest.fixture
-def enrolment(tmp_path: Path) -> Iterator[str]:
+def escalade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Escalade:
+    """Run a command in this process, in the test's folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("GRPC_VERBOSITY", "GRPC_EXPERIMENTS"):  # the command sets them
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+
+    def run(*arguments: str) -> Typed:
+        capfd.readouterr()
+        code = main(arguments)
+        return Typed(code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def enrolment(tmp_path: Path, escalade: Escalade) -> Iterator[str]:
     """`escalade pki init`, then `escalade pki serve`; its address."""
-    assert escalade(tmp_path, "pki", "init").returncode == 0
+    assert escalade("pki", "init").code == 0
     command = [
         sys.executable,
         "-m",
@@ -166,28 +189,48 @@ def enrolment(tmp_path: Path) -> Iterator[str]:
         assert process.wait(20) == 0
 
 
-def test_a_device_is_brought_in_over_the_network(tmp_path: Path, enrolment: str) -> None:
-    """The key is made there and stays there; a second use of the token, and a stranger's, are refused in one line."""
-    made = escalade(tmp_path, "pki", "token", "endpoint", "cam-1", "--address", enrolment)
-    assert made.returncode == 0, made.stderr
-    done = escalade(tmp_path, "enroll", "--token", "-", "--folder", "device", stdin=made.stdout)
-    assert done.returncode == 0, done.stderr
-    tls = yaml.safe_load(done.stdout.splitlines()[1])["tls"]
+def test_a_device_is_brought_in_over_the_network(tmp_path: Path, enrolment: str, escalade: Escalade) -> None:
+    """The key is made there and stays there; a second use of the token is refused in one line."""
+    made = escalade("pki", "token", "endpoint", "cam-1", "--address", enrolment)
+    assert made.code == 0, made.err
+    (tmp_path / "token").write_text(made.out)
+    done = escalade("enroll", "--token", "token", "--folder", "device")
+    assert done.code == 0, done.err
+    tls = yaml.safe_load(done.out.splitlines()[1])["tls"]
     assert mode(tmp_path / tls["key"]) == 0o600
     key = (tmp_path / tls["key"]).read_bytes()
     assert all(key not in file.read_bytes() for file in (tmp_path / "pki").rglob("*") if file.is_file())
-    again = escalade(tmp_path, "enroll", "--token", "-", "--folder", "other", stdin=made.stdout)
-    assert again.returncode == 2
-    assert "the token is not good" in again.stderr
-    assert len(again.stderr.splitlines()) == 1
+    again = escalade("enroll", "--token", "token", "--folder", "other")
+    assert (again.code, "the token is not good" in again.err, len(again.err.splitlines())) == (2, True, 1)
     assert not any((tmp_path / "other").iterdir())
-    assert "escalade://endpoint/cam-1, until" in escalade(tmp_path, "pki", "inspect").stdout
-    assert audit.verify(tmp_path / "pki" / "audit.log").trouble == ""
+    assert "escalade://endpoint/cam-1, until" in escalade("pki", "inspect").out
     lines = [json.loads(line) for line in (tmp_path / "pki" / "audit.log").read_text().splitlines()]
     assert [line["what"] for line in lines] == ["ca made", "token made", "enrolled"]
 
 
-def test_status_of_a_tier_that_speaks_tls(tmp_path: Path, models: Path, fleet: Fleet) -> None:
+def test_what_an_operator_types(tmp_path: Path, escalade: Escalade) -> None:
+    """Each says what it made and where to put it; a mistake is one line."""
+    assert "a CA until" in escalade("pki", "init", "--folder", "ca").out
+    issued = escalade("pki", "issue", "edge-node", "gateway", "--host", "gateway.local", "--folder", "ca")
+    assert "escalade://edge-node/gateway at gateway.local, until" in issued.out
+    assert "its key, mode 600" in issued.out
+    request = x.make_request("gateway-2", x.new_key())
+    (tmp_path / "csr").write_bytes(request)
+    signed = escalade("pki", "issue", "edge-node", "gateway-2", "--csr", "csr", "--folder", "ca")
+    assert (signed.code, (tmp_path / "ca" / "issued" / "gateway-2.key").exists()) == (0, False)
+    assert "without a restart" in escalade("pki", "renew", "gateway", "--folder", "ca").out
+    assert escalade("pki", "revoke", "gateway", "--folder", "ca").out.count("is revoked") == 2
+    assert "2 serial numbers revoked" in escalade("pki", "inspect", "--folder", "ca").out
+    checked = escalade("audit", "verify", "ca/audit.log")
+    assert (checked.code, "good lines, the last is" in checked.out) == (0, True)
+    head = checked.out.split()[-1]
+    assert escalade("audit", "verify", "ca/audit.log", "--head", head).code == 0
+    for arguments in (["renew", "nobody"], ["revoke", "nobody"], ["issue", "viewer", "../x"], ["inspect", "csr"]):
+        wrong = escalade("pki", *arguments, "--folder", "ca")
+        assert (wrong.code, len(wrong.err.splitlines())) == (2, 1), wrong
+
+
+def test_status_of_a_tier_that_speaks_tls(tmp_path: Path, models: Path, fleet: Fleet, escalade: Escalade) -> None:
     """For an operator and a viewer; an endpoint is refused, and a change is in the tier's audit log."""
     log = tmp_path / "audit.log"
     config = {
@@ -198,15 +241,14 @@ def test_status_of_a_tier_that_speaks_tls(tmp_path: Path, models: Path, fleet: F
     }
     with TierProcess(config, tmp_path) as server:
 
-        def status(name: str) -> subprocess.CompletedProcess[str]:
+        def status(name: str) -> Typed:
             files = fleet.tls(name)
-            shown = [files["certificate"], files["key"], files["ca"]]
-            return escalade(tmp_path, "status", server.address, "--tls", *shown)
+            return escalade("status", server.address, "--tls", files["certificate"], files["key"], files["ca"])
 
         seen, refused = status("my-viewer"), status("my-endpoint")
-    assert f"edge_server server-1 at {server.address}: serving" in seen.stdout, seen.stderr
-    assert refused.returncode == 1
-    assert "escalade://endpoint/my-endpoint may not call" in refused.stderr
+    assert f"edge_server server-1 at {server.address}: serving" in seen.out, seen.err
+    assert refused.code == 1
+    assert "escalade://endpoint/my-endpoint may not call" in refused.err
     assert [json.loads(line)["what"] for line in log.read_text().splitlines()] == ["configuration", "model"]
     with TierProcess({**config, "limits": {"max_queue": 7}}, tmp_path):
         pass
@@ -215,5 +257,5 @@ def test_status_of_a_tier_that_speaks_tls(tmp_path: Path, models: Path, fleet: F
     assert lines[2]["user"] == os.environ.get("LOGNAME", lines[2]["user"])
     damaged = log.read_text().replace("server-1", "server-2", 1)
     log.write_text(damaged)
-    verdict = escalade(tmp_path, "audit", "verify", str(log))
-    assert (verdict.returncode, "line 1 is damaged or was changed" in verdict.stderr) == (1, True)
+    verdict = escalade("audit", "verify", str(log))
+    assert (verdict.code, "line 1 is damaged or was changed" in verdict.err) == (1, True)

@@ -80,9 +80,12 @@ def append(file: Path, what: str, now: float, **about: Any) -> str:
         facts = {name: value if not isinstance(value, str) else value[:LONGEST] for name, value in about.items()}
         entry = {"n": number + 1, "at": at, "what": what, **facts, "before": before}
         entry["hash"] = _hash(entry)
-        stream.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+        try:
+            stream.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        except OSError as error:
+            raise SetupError(f"{file}: cannot be written: {error.strerror}") from error
     return str(entry["hash"])
 
 

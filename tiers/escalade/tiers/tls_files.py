@@ -89,8 +89,9 @@ class TlsFiles:
     def _take(self, name: str, attribute: str, read: Callable[[], Any]) -> None:
         try:
             value = read()
-        except ConfigError as error:
-            log.warning("changed file is not used; the one before stays", key=error.key, error=error.message)
+        except (ConfigError, OSError) as error:  # OSError: it is being replaced at this very moment
+            said = error.message if isinstance(error, ConfigError) else str(error)
+            log.warning("changed file is not used; the one before stays", what=name, error=said)
             return
         setattr(self, attribute, value)
         if attribute == "credentials":

@@ -115,7 +115,9 @@ class Guard(grpc.aio.ServerInterceptor):
         return known[1]
 
     def _learn(self, facts: Any, pem: bytes) -> _Peer:
-        uris, dns_names = ([value.decode() for value in facts.get(name, ())] for name in ("peer_uri", "peer_dns"))
+        uris, dns_names = (
+            [value.decode(errors="replace") for value in facts.get(name, ())] for name in ("peer_uri", "peer_dns")
+        )
         says = ", ".join([*uris, *dns_names]) or b" ".join(facts.get("x509_common_name", ())).decode(errors="replace")
         if len(self._peers) >= PEERS_KEPT:
             del self._peers[next(iter(self._peers))]

@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test setup protos lint bench bench-policies peers interop clean help
+.PHONY: demo test setup protos lint bench bench-policies chaos peers interop clean help
 
 help:            ## show this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -42,6 +42,10 @@ bench-policies: setup ## guarantees, learners and the cost of a decision; DATA=.
 	$(BIN)/python -m benchmarks.policy_speed
 	$(BIN)/python -m benchmarks.guarantee --data $(DATA)
 	$(BIN)/python -m benchmarks.learning --data $(DATA)
+
+CHAOS ?=
+chaos: setup     ## three tiers under faults for four minutes, and what their callers saw; CHAOS=--short for half a minute
+	$(BIN)/python -m escalade.tiers.testing.chaos --out runs/chaos $(CHAOS)
 
 interop: setup .venvs/mlserver/.ready ## an edge node above which stands MLServer, in an environment of its own
 	$(BIN)/python -m pytest tests/e2e/test_interop_mlserver.py

@@ -181,14 +181,15 @@ def test_a_model_that_the_environment_names_is_blamed_on_the_variable(write: Wri
     assert said.startswith("escalade: ESCALADE__MODEL__FILE: model.file: ")
 
 
-def test_a_good_file_is_told_in_one_line(write: Write) -> None:
-    """Exit code 0: the tier, the model with its time and digest, the policy, what is above."""
+def test_a_good_file_is_told_in_a_line_and_what_may_leave_in_another(write: Write) -> None:
+    """Exit code 0: the tier, the model with its time and digest, the policy, what is above; what may go there."""
     file = write()
     outcome = escalade("config", "check", file)
     assert (outcome.returncode, outcome.stderr) == (0, "")
     assert re.fullmatch(
         rf"{file}: ok: edge_node, model 'm' \(\d+ us a row, on the event loop, CPUExecutionProvider, "
-        r"sha256 [0-9a-f]{12}\), policy Threshold, escalates to 127\.0\.0\.1:9\n",
+        r"sha256 [0-9a-f]{12}\), policy Threshold, escalates to 127\.0\.0\.1:9\n"
+        r"may leave to 127\.0\.0\.1:9: label, posterior, features, raw \(the default: no `egress` is written\)\n",
         outcome.stdout,
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ["escalade.policies"]
+PACKAGES = ["escalade.policies", "escalade.tiers.testing.chaos"]
 READMES = ["policies/README.md"]
 
 ROOT = Path(__file__).parents[2]

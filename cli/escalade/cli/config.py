@@ -32,6 +32,8 @@ def check(file: Path, *, model: bool) -> int:
         with locate_errors(file):
             about = asyncio.run(_load(config))
     print(f"{file}: ok: {config.tier}, {about}, policy {config.policy.get('name')}, {above}")
+    for line in may_leave(config):
+        print(line)
     return 0
 
 
@@ -39,6 +41,21 @@ def show(file: Path) -> int:
     """Print the effective values as YAML; return 0."""
     print(show_config(load_config(file)), end="")
     return 0
+
+
+def may_leave(config: TierConfig) -> list[str]:
+    """Return a line for each link, and for the aggregator's: what its `egress` lets go up."""
+    lines = []
+    for place, link in enumerate(config.links):
+        unsaid = "" if "egress" in link.model_fields_set else " (the default: no `egress` is written)"
+        masked = "" if config.model.input.data in link.egress else f"; no inputs: they are {config.model.input.data}"
+        reports = "" if place == 0 or not config.outbox else "; no reports: those take the first link"
+        lines.append(f"may leave to {link.address}: {', '.join(link.egress) or 'nothing'}{unsaid}{masked}{reports}")
+    if config.aggregate:
+        sent = " and ".join(dict.fromkeys(("posterior", config.aggregate.send)))
+        allowed = ", ".join(config.aggregate.egress)
+        lines.append(f"may leave to {config.aggregate.address}: {allowed}; reports to the aggregator send {sent}")
+    return lines
 
 
 def _ways(config: TierConfig) -> str:

@@ -83,6 +83,26 @@ def parser() -> argparse.ArgumentParser:
     drop = actions.add_parser("drop-quarantine", help="delete the damaged items and files that were set aside")
     drop.add_argument("file", type=Path, metavar="FILE")
 
+    egress = commands.add_parser("egress", help="what may go up from a tier, and what went")
+    actions = egress.add_subparsers(dest="action", required=True, metavar="ACTION")
+    sent = actions.add_parser("show", help="print a tier's egress ledger: bytes by class, destination and device")
+    sent.add_argument("config", type=Path, metavar="CONFIG", help="the tier's YAML")
+    sent.add_argument("--json", action="store_true", help="a line of JSON for each")
+
+    keys = commands.add_parser("keys", help="the keys that encrypt what a tier keeps")
+    actions = keys.add_subparsers(dest="action", required=True, metavar="ACTION")
+    made = actions.add_parser("new", help="make a key file")
+    made.add_argument("file", type=Path, metavar="NEW_FILE")
+    rotated = actions.add_parser("rotate", help="put a new key before those of a file")
+    rotated.add_argument("file", type=Path, metavar="FILE")
+    sealed = actions.add_parser("seal-model", help="write a tier's model encrypted with its current key")
+    sealed.add_argument("config", type=Path, metavar="CONFIG", help="the tier's YAML")
+    sealed.add_argument("out", type=Path, metavar="NEW_FILE")
+
+    forget = commands.add_parser("forget", help="remove what a stopped tier keeps of a device")
+    forget.add_argument("device", metavar="DEVICE", help="its name, as in `device:` and `escalade.device`")
+    forget.add_argument("--config", type=Path, required=True, metavar="FILE", help="the tier's YAML")
+
     demo = commands.add_parser(
         "demo", help="the cascade: seven tiers, three strategies; or multi-view: four nodes, one breaks"
     )
@@ -159,6 +179,20 @@ def _run(arguments: argparse.Namespace) -> int:
             if arguments.action == "drain":
                 return outbox.drain(arguments.config, arguments.seconds)
             return outbox.drop_quarantine(arguments.file)
+        if arguments.command == "egress":
+            from escalade.cli import egress
+
+            return egress.show(arguments.config, as_json=arguments.json)
+        if arguments.command == "keys":
+            from escalade.cli import keys
+
+            if arguments.action == "seal-model":
+                return keys.seal_model(arguments.config, arguments.out)
+            return (keys.new if arguments.action == "new" else keys.rotate)(arguments.file)
+        if arguments.command == "forget":
+            from escalade.cli.forget import forget
+
+            return forget(arguments.device, arguments.config)
         if arguments.name == "multi-view":
             from escalade.cli.demo.multi_view.command import run_multi_view
 

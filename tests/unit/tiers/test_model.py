@@ -179,3 +179,11 @@ def test_an_input_that_breaks_the_model_is_a_model_error(tmp_path: Path) -> None
     assert model.run_us == float("inf")
     with pytest.raises(ModelError, match="failed"):
         model.run(np.zeros((1, 3), np.float32))
+
+
+def test_only_the_model_that_was_named_is_loaded(identity: Path) -> None:
+    """The digest is that of the very bytes that run; another one's is told."""
+    sha256 = load(identity).sha256
+    assert load(identity, sha256=sha256).sha256 == sha256
+    with pytest.raises(ConfigError, match=rf"model\.sha256: .* is another model: its sha256 is {sha256}"):
+        load(identity, sha256="0" * 64)

@@ -468,3 +468,9 @@ def test_every_status_of_a_peer_is_a_known_reason(code: grpc.StatusCode) -> None
     """Metrics and answers say it with a word of the list."""
     assert reason_of(code) in REASONS
     assert isinstance(error_of(code, None), EscaladeError)
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS], ids=lambda code: code.name)
+def test_a_damaged_transport_is_no_refusal(code: grpc.StatusCode) -> None:
+    """gRPC says UNKNOWN of bytes it cannot parse: asking again may help, so the input is kept."""
+    assert reason_of(code) == "bad_answer"

@@ -21,6 +21,7 @@ REASONS = {
     "overloaded": "the tier above is overloaded or draining",
     "rejected": "the tier above refused the request",
     "bad_answer": "the tier above answered something that cannot be used",
+    "egress": "such inputs may not leave the tier: no link's `egress` allows them",
     "too_many_hops": "the request had been passed on too often: are two tiers above one another?",
     "no_outbox": "the policy deferred, but the tier keeps no outbox",
     "outbox_full": "the policy deferred, but the outbox had no room",
@@ -29,6 +30,9 @@ REASONS = {
     "deferred": "a tier above deferred; the tier below it keeps the input in its outbox",
 }
 """Why a row was answered below the tier that the policy asked for."""
+
+HIGHEST = frozenset({"no_upstream", "egress"})
+"""Reasons of a tier that is as high as an input gets, however often it comes."""
 
 
 NO_LABEL = -1

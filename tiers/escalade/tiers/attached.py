@@ -13,6 +13,7 @@ from escalade.tiers.reporter_metrics import ReporterMetrics
 from escalade.tiers.reporting import Reporting
 from escalade.tiers.wire.aggregator_client import AggregatorClient, encode
 from escalade.tiers.wire.aggregator_servicer import AggregatorServicer
+from escalade.tiers.wire.report_gate import ReportGate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from escalade.tiers.aggregator.aggregator import Aggregator
     from escalade.tiers.aggregator.config import AggregateConfig
     from escalade.tiers.config import TierConfig
+    from escalade.tiers.egress_ledger import EgressLedger
+    from escalade.tiers.outbox.sealing import Seal
     from escalade.tiers.tier import Tier
     from escalade.tiers.tls_files import TlsFiles
     from escalade.tiers.wire.server import MoreService
@@ -48,11 +51,17 @@ class Attached:
         self._servicer: AggregatorServicer | None = None
         self._reporting: Reporting | None = None
 
-    async def start(self, config: TierConfig, tier: Tier, tls: TlsFiles | None = None) -> None:
+    async def start(
+        self, config: TierConfig, tier: Tier, ledger: EgressLedger, seal: Seal, tls: TlsFiles | None
+    ) -> None:
         """Start what the configuration names.
 
         Parameters
         ----------
+        ledger:
+            Counts what is reported.
+        seal:
+            Encrypts what is kept of it; opens the model.
         tls:
             What a reporter shows to the aggregator; None: plaintext.
 
@@ -68,9 +77,9 @@ class Attached:
             self.services.append(self._servicer)
             self.collectors.append(self.aggregator.metrics)
         if config.aggregate is not None:
-            features = _features_model(config, config.aggregate)
+            features = _features_model(config, config.aggregate, seal)
             shown = None if config.aggregate.insecure else tls
-            reporter = _reporter(config.aggregate, config.limits.max_message_bytes, shown)
+            reporter = _reporter(config, config.aggregate, ledger, seal, shown)
             try:
                 await reporter.start()
             except OutboxError as error:
@@ -95,11 +104,16 @@ class Attached:
             await aggregator.close()
 
 
-def _reporter(config: AggregateConfig, max_message_bytes: int, tls: TlsFiles | None) -> Reporter:
+def _reporter(
+    tier: TierConfig, config: AggregateConfig, ledger: EgressLedger, seal: Seal, tls: TlsFiles | None
+) -> Reporter:
     limits = OutboxLimits(max_bytes=int(config.outbox_mb * 1024 * 1024))
+    gate = ReportGate(config.egress, tier.model.input.data, ledger, config.address, config.node)
     return Reporter(
-        AggregatorClient(config.address, tenant=config.tenant, max_message_bytes=max_message_bytes, tls=tls),
-        None if config.outbox is None else Outbox(config.outbox, limits),
+        AggregatorClient(
+            config.address, tenant=config.tenant, max_message_bytes=tier.limits.max_message_bytes, gate=gate, tls=tls
+        ),
+        None if config.outbox is None else Outbox(config.outbox, limits, seal=seal),
         encode,
         timeout_s=config.timeout_ms / 1e3,
         max_batch=config.max_batch,
@@ -107,12 +121,12 @@ def _reporter(config: AggregateConfig, max_message_bytes: int, tls: TlsFiles | N
     )
 
 
-def _features_model(config: TierConfig, aggregate: AggregateConfig) -> Any:
+def _features_model(config: TierConfig, aggregate: AggregateConfig, seal: Seal) -> Any:
     if aggregate.features is None:
         return None
     update = {"output": aggregate.features, "output_kind": "raw"}
     try:
-        return OnnxModel(config.model.model_copy(update=update))
+        return OnnxModel(config.model.model_copy(update=update), seal)
     except ConfigError as error:
         key = "aggregate.features" if error.key == "model.output" else error.key
         raise ConfigError(error.message, key=key) from error

@@ -10,7 +10,15 @@ from pathlib import Path
 from socket import gethostname
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from escalade.tiers.aggregator.config import AggregateConfig, AggregatorConfig
 from escalade.tiers.config_types import DTYPES as DTYPES
@@ -18,7 +26,9 @@ from escalade.tiers.config_types import Address, Datatype, Milliseconds, Positiv
 from escalade.tiers.config_types import RecordConfig as RecordConfig
 from escalade.tiers.config_types import Section as Section
 from escalade.tiers.config_types import host_port as host_port
+from escalade.tiers.egress import DATA_CLASSES, DataClass
 from escalade.tiers.errors import ConfigError
+from escalade.tiers.keeping_config import AtRestConfig, EgressLedgerConfig
 from escalade.tiers.preprocess import StepSpec
 from escalade.tiers.providers import Provider, full_name
 from escalade.tiers.tls_config import TlsConfig, refuse_plaintext
@@ -49,6 +59,8 @@ class InputConfig(Section):
     datatype: Datatype | None = Field(default=None, validation_alias="dtype", serialization_alias="dtype")
     """Default: the model's."""
     steps: list[StepSpec] = []
+    data: Literal["features", "raw"] = "raw"
+    """What callers send, for `egress`: escalation passes it on as it came."""
 
 
 class ProviderConfig(Section):
@@ -67,6 +79,8 @@ class ModelConfig(Section):
     """The ONNX model and how to read its output."""
 
     file: Path
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """The digest that the model's bytes must have; default: any. Of an encrypted file, that of the model in it."""
     name: str | None = None
     """Name on the wire; default: the file's stem."""
     version: str = "1"
@@ -130,6 +144,9 @@ class LinkConfig(Section):
     breaker: BreakerConfig = BreakerConfig()
     probe_ms: Milliseconds = 1000.0
     """A link that has been quiet for so long is asked whether its peer is there, which may take as long; 0: never."""
+    egress: list[DataClass] = list(DATA_CLASSES)
+    """What may go up by this link, whatever the policy wants. Default: everything, raw inputs included; a fallback's
+    default is what is written for `upstream`."""
 
 
 class UpstreamConfig(LinkConfig):
@@ -244,6 +261,8 @@ class OutboxConfig(Section):
     """How often the tier's state is reported upward; 0: never."""
     corrections: Path | None = None
     """A file to which every correction is appended as a line of JSON."""
+    corrections_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 256.0
+    """A file that would grow beyond loses its older half."""
 
 
 class InboxConfig(Section):
@@ -268,7 +287,12 @@ def _fallbacks(value: list[FallbackConfig], info: ValidationInfo) -> list[Fallba
         raise ValueError(f"two links lead to {twice}; name each address once")
     for link in value:
         _protected(link, info)
-    return value
+    if upstream is None:
+        return value
+    return [
+        link if "egress" in link.model_fields_set else link.model_copy(update={"egress": upstream.egress})
+        for link in value
+    ]
 
 
 def _protected(value: Protected, info: ValidationInfo) -> Protected:
@@ -300,6 +324,8 @@ class TierConfig(Section):
     metrics: MetricsConfig | None = None
     outbox: OutboxConfig | None = None
     inbox: InboxConfig | None = None
+    egress_ledger: EgressLedgerConfig | None = None
+    at_rest: AtRestConfig | None = None
     record: RecordConfig | None = None
     audit: Path | None = None
     """A file to which is appended which configuration, model and certificates were used since when."""
@@ -331,12 +357,13 @@ class TierConfig(Section):
         if inbox:
             inbox = inbox.model_copy(update={"file": folder / inbox.file})
         parts = {"model": model, "record": record, "outbox": outbox, "inbox": inbox}
-        reports = {
-            name: part and part.in_folder(folder)
-            for name, part in (("aggregate", self.aggregate), ("aggregator", self.aggregator))
+        others = {
+            name: part.in_folder(folder)
+            for name in ("aggregate", "aggregator", "egress_ledger", "at_rest", "tls")
+            if (part := getattr(self, name))
         }
-        named = {"tls": self.tls and self.tls.in_folder(folder), "audit": self.audit and folder / self.audit}
-        config = self.model_copy(update={**parts, **reports, **named})
+        others["audit"] = self.audit and folder / self.audit
+        config = self.model_copy(update={**parts, **others})
         config._folder = folder
         return config
 
@@ -344,6 +371,24 @@ class TierConfig(Section):
     def _an_outbox_needs_an_upstream(self) -> TierConfig:
         if self.outbox and not self.upstream:
             raise ValueError("an outbox without an upstream would never be emptied; add `upstream: {address: ...}`")
+        return self
+
+    @field_validator("aggregate")
+    @classmethod
+    def _as_the_first_link(cls, value: AggregateConfig | None, info: ValidationInfo) -> AggregateConfig | None:
+        upstream = info.data.get("upstream")
+        if value and upstream and "egress" not in value.model_fields_set:
+            return value.model_copy(update={"egress": upstream.egress})
+        return value
+
+    @model_validator(mode="after")
+    def _reports_may_leave(self) -> TierConfig:
+        outbox, upstream = self.outbox, self.upstream
+        if outbox and upstream and (outbox.results or outbox.telemetry_s) and "label" not in upstream.egress:
+            what = "outbox.results" if outbox.results else "outbox.telemetry_s"
+            raise ValueError(f"{what} sends labels, which upstream.egress does not allow; add `label` there")
+        if self.aggregate:
+            self.aggregate.check_egress(self.model.input.data)
         return self
 
     @model_validator(mode="before")

@@ -69,6 +69,8 @@ class RecordConfig(Section):
     """One of its own for each tier; made when missing."""
     max_mb: Annotated[float, Field(ge=8, allow_inf_nan=False)] = 256.0
     """The oldest chunks are removed beyond."""
+    max_age_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """A chunk last written so long ago is removed; default: none for its age."""
     flush_rows: PositiveInt = 4096
     """Rows of a chunk, fewer where the posteriors are long."""
     flush_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0

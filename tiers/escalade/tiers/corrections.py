@@ -20,7 +20,7 @@ from escalade.tiers.errors import EscaladeError
 from escalade.tiers.outbox import OutboxError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
     from pathlib import Path
 
     from escalade.tiers.answer import Answer
@@ -112,25 +112,28 @@ class Corrections:
             except Exception as error:  # noqa: BLE001  # the application's own
                 log.error("a subscriber of corrections failed", seq=stored.seq, error=repr(error))
 
-    async def append_to(self, path: Path) -> None:
-        """Write each correction as a line of JSON, once, until cancelled."""
+    async def append_to(self, path: Path, max_bytes: int) -> None:
+        """Write each correction as a line of JSON, once, until cancelled.
+
+        A file that would grow beyond `max_bytes` loses its older half.
+        """
         while True:
-            await self._append(path, until_now=False)
+            await self._append(path, max_bytes, until_now=False)
             await asyncio.sleep(AGAIN_S)
 
-    async def append_rest(self, path: Path) -> None:
+    async def append_rest(self, path: Path, max_bytes: int) -> None:
         """Write those that `append_to` was not in time for; nothing can be written after."""
-        await self._append(path, until_now=True)
+        await self._append(path, max_bytes, until_now=True)
         self._files.shutdown()
 
-    async def _append(self, path: Path, *, until_now: bool) -> None:
+    async def _append(self, path: Path, max_bytes: int, *, until_now: bool) -> None:
         """Go on after the file's last line; return when the file cannot be written."""
         try:
             loop = asyncio.get_running_loop()
             after = await loop.run_in_executor(self._files, last_seq, path)
             async for stored in self.stored(after, until_now=until_now):
                 line = json.dumps(as_json(self._read(stored)))
-                await loop.run_in_executor(self._files, _append_line, path, line)
+                await loop.run_in_executor(self._files, _append_line, path, line, max_bytes)
         except (OSError, ValueError, KeyError, TypeError) as error:  # the latter: the file is not one of ours
             log.error("corrections cannot be written", file=str(path), reason=str(error))
         except EscaladeError as error:
@@ -170,7 +173,20 @@ def last_seq(path: Path) -> int:
         return 0
 
 
-def _append_line(path: Path, line: str) -> None:
+def rewrite(path: Path, lines: Iterable[str]) -> None:
+    """Replace a file's lines; it is whole at every moment."""
+    draft = path.with_name(f"{path.name}.part")
+    with draft.open("w", encoding="utf-8") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _append_line(path: Path, line: str, max_bytes: int) -> None:
+    if path.exists() and path.stat().st_size + len(line) >= max_bytes:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        rewrite(path, lines[len(lines) // 2 :])
     with path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
         file.flush()

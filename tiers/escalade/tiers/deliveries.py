@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from escalade.tiers.answer import Row
+from escalade.tiers.answer import HIGHEST, Row
 from escalade.tiers.errors import OverloadedError, UnavailableError
 from escalade.tiers.outbox import DedupWindow, OutboxError
 
@@ -84,7 +84,7 @@ class Deliveries:
 
 def is_final(answer: Row | Answer) -> bool:
     """Whether asking again would give nothing better."""
-    return isinstance(answer, Row) or answer.reason == "no_upstream" or not answer.degraded.any()
+    return isinstance(answer, Row) or answer.reason in HIGHEST or not answer.degraded.any()
 
 
 class MemoryWindow:

@@ -11,11 +11,12 @@ import asyncio
 import random
 import time
 from collections import defaultdict
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
-from escalade.tiers.answer import Row
+from escalade.tiers.answer import HIGHEST, Row
 from escalade.tiers.caller import Caller
 from escalade.tiers.errors import CallerError, UpstreamError
 from escalade.tiers.outbox import Delivered, OutboxError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from escalade.tiers.keeper import KeptWire
-    from escalade.tiers.outbox import Item, Kind, Leased, Outbox
+    from escalade.tiers.outbox import EvictionReason, Item, Kind, Leased, Outbox
     from escalade.tiers.upstream import Upstream
 
 log = structlog.get_logger(__name__)
@@ -36,8 +37,9 @@ LEAST_PAUSE_S, MOST_PAUSE_S = 0.1, 2.0
 """After a failure; doubled with each."""
 BUSY, BUSY_PAUSE_S = 0.5, 0.25
 """From this load of the tier above on, items leave no faster than one in so long for each lane under way."""
-REFUSED = frozenset({"rejected", "bad_answer"})
-"""How a tier above says that it got an item, and did not take it."""
+REFUSED: dict[str, EvictionReason] = {"rejected": "rejected", "bad_answer": "rejected", "egress": "egress"}
+"""Why an item cannot be sent until somebody changes a configuration, here (`egress`) or above; and as what it is
+given up when nobody does."""
 
 
 class Sender(Protocol):
@@ -62,7 +64,7 @@ class Escalations:
             raise UpstreamError("rejected", f"it was kept for another model: {error}") from error
         result = await self._upstream.infer(x, self._timeout_s, Caller(item.device, item.priority, delivery=item.id))
         answer = result.answer() if isinstance(result, Row) else result
-        if answer.degraded.any() and answer.reason != "no_upstream":  # that one is as high as it gets
+        if answer.degraded.any() and answer.reason not in HIGHEST:
             raise UpstreamError(answer.reason or "unavailable", "a tier further up could not be asked")
         return self._wire.answer(answer)
 
@@ -109,10 +111,9 @@ class Drain:
         while True:
             self._woken.clear()
             if not await self.send_some():
-                try:
-                    await asyncio.wait_for(self._woken.wait(), LOOK_S)
-                except TimeoutError:
-                    continue
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_S):  # `wait_for` of 3.11 may lose a cancellation
+                        await self._woken.wait()
 
     async def send_some(self) -> int:
         """Send the next items, if there are any; return how many were taken. Pauses after a failure."""
@@ -159,10 +160,12 @@ class Drain:
             now = self._clock()
             if first.seq not in self._refused_since:
                 self._refused_since[first.seq] = now
-                log.warning("item refused above", item=f"{first.item.device}/{first.item.id}", detail=str(error))
+                log.warning(
+                    "item refused", reason=error.reason, item=f"{first.item.device}/{first.item.id}", detail=str(error)
+                )
             if now - self._refused_since[first.seq] >= self._give_up_s:
                 del self._refused_since[first.seq]
-                await self._outbox.give_up([first.seq], "rejected")
+                await self._outbox.give_up([first.seq], REFUSED[error.reason])
                 rest = rest[1:]
         back = self._outbox.failed if refused else self._outbox.put_back
         await back([one.seq for one in rest])

@@ -14,13 +14,15 @@ from escalade.tiers.outbox import Outbox, OutboxError, OutboxLimits
 from escalade.tiers.reports import Reports
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Collection, Coroutine
 
     from escalade.tiers.config import OutboxConfig
     from escalade.tiers.drain import Sender
+    from escalade.tiers.egress import DataClass
     from escalade.tiers.keeper import KeptWire
+    from escalade.tiers.links import Links
     from escalade.tiers.outbox import Correction as Stored
-    from escalade.tiers.upstream import Upstream
+    from escalade.tiers.outbox.sealing import Seal
 
 log = structlog.get_logger(__name__)
 
@@ -40,18 +42,24 @@ class Forwarding:
         Where results and telemetry are delivered.
     load:
         How full the tier above is, 0 to 1.
+    egress:
+        What may be reported.
+    seal:
+        Encrypts what is kept.
     """
 
     def __init__(
         self,
         config: OutboxConfig,
-        upstream: Upstream,
+        upstream: Links,
         *,
         device: str,
         wire: KeptWire,
         read: Callable[[Stored], Correction],
         reports: Sender,
         load: Callable[[], float],
+        egress: Collection[DataClass],
+        seal: Seal,
     ) -> None:
         self.config = config
         self.outbox = Outbox(
@@ -63,8 +71,10 @@ class Forwarding:
                 max_corrections=config.max_corrections,
             ),
             on_recorded=lambda _: self.corrections.announce(),
+            seal=seal,
         )
         self.corrections = Corrections(self.outbox, read)
+        self._corrections_bytes = int(config.corrections_mb * 2**20)
         self.drain = Drain(
             self.outbox,
             {
@@ -78,9 +88,15 @@ class Forwarding:
         )
         put = self.drain.wake
         self.keeper = Keeper(
-            self.outbox, wire, device=device, everything=config.keep == "all", wait_s=config.wait_ms / 1e3, put=put
+            self.outbox,
+            wire,
+            device=device,
+            everything=config.keep == "all",
+            wait_s=config.wait_ms / 1e3,
+            put=put,
+            may_leave=upstream.may_leave,
         )
-        self.reports = Reports(self.outbox, device=device, put=put)
+        self.reports = Reports(self.outbox, device=device, put=put, egress=egress)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, facts: Callable[[], dict[str, Any]]) -> None:
@@ -97,7 +113,7 @@ class Forwarding:
             log.warning("the tier answers without its outbox until that works", file=str(self.config.file))
         self._run(self.drain.run())
         if self.config.corrections:
-            self._run(self.corrections.append_to(self.config.corrections))
+            self._run(self.corrections.append_to(self.config.corrections, self._corrections_bytes))
         if self.config.results:
             self._run(self.reports.write_results())
         if self.config.telemetry_s:
@@ -114,7 +130,7 @@ class Forwarding:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.reports.flush()
         if self.config.corrections:
-            await self.corrections.append_rest(self.config.corrections)
+            await self.corrections.append_rest(self.config.corrections, self._corrections_bytes)
         await self.outbox.close()
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:

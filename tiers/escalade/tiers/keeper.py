@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from escalade.tiers.answer import Answer
     from escalade.tiers.caller import Caller
-    from escalade.tiers.outbox import Outbox
+    from escalade.tiers.outbox import Outbox, Priority
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +65,8 @@ class Keeper:
         The longest wait for the disk.
     put:
         Called after an item was put: there is something to send.
+    may_leave:
+        Whether an input of a priority may ever be sent: what may not is not kept either.
     """
 
     def __init__(
@@ -76,7 +78,9 @@ class Keeper:
         everything: bool,
         wait_s: float,
         put: Callable[[], None],
+        may_leave: Callable[[Priority], bool],
     ) -> None:
+        self._may_leave = may_leave
         self.everything, self.rows = everything, 0
         self._outbox, self._wire, self._device, self._wait_s, self._put = outbox, wire, device, wait_s, put
         self._names = count(1)
@@ -98,6 +102,8 @@ class Keeper:
         NotKeptError
             It is not, or not yet: nothing may be promised.
         """
+        if not self._may_leave(caller.priority):
+            raise NotKeptError("egress")
         name = f"{request_id[:REQUEST_ID_CHARACTERS]}~{self._run}{next(self._names):x}"
         item = Item(
             caller.device or self._device,

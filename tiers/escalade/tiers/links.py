@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from escalade.tiers.answer import Answer, Row
+    from escalade.tiers.egress import DataClass
     from escalade.tiers.metrics import TierMetrics
+    from escalade.tiers.outbox import Priority
     from escalade.tiers.upstream import Peer
 
 log = structlog.get_logger(__name__)
@@ -43,6 +45,7 @@ class _Link(NamedTuple):
     state: LinkState
     only: Literal["critical"] | None
     probe_s: float
+    egress: frozenset[DataClass]
 
 
 class Links:
@@ -59,6 +62,8 @@ class Links:
         The peers and what is configured of them, the preferred first; closed with this object.
     retry:
         What second tries may cost.
+    data:
+        What is sent: a link whose `egress` does not name it carries nothing but probes.
     metrics:
         The tier's; it shows the facts of the links from now on.
     clock:
@@ -73,11 +78,13 @@ class Links:
         *,
         retry: RetryConfig,
         metrics: TierMetrics,
+        data: DataClass = "raw",
         clock: Callable[[], float] = time.monotonic,
         uniform: Callable[[], float] = random.random,
     ) -> None:
         self._links = [_link(peer, config, uniform) for peer, config in links]
-        self._for_all = [link for link in self._links if link.only is None]
+        self._for_critical = [link for link in self._links if data in link.egress]
+        self._for_all = [link for link in self._for_critical if link.only is None]
         self._budget = RetryBudget(ratio=retry.ratio, burst=retry.burst)
         self._pause_s = retry.pause_ms / 1e3
         self._metrics, self._clock, self._uniform = metrics, clock, uniform
@@ -88,7 +95,9 @@ class Links:
         """Return the answer of one of the tiers above to `x`; see `Upstream`."""
         if caller.hops >= MOST_HOPS:
             raise self._not_asked("too_many_hops")
-        links = self._links if caller.priority == "critical" else self._for_all
+        links = self._for_critical if caller.priority == "critical" else self._for_all
+        if not links:
+            raise self._not_asked("egress")
         clock, last, failure = self._clock, len(links) - 1, None
         deadline = clock() + timeout_s
         for place, link in enumerate(links):
@@ -106,6 +115,10 @@ class Links:
                     raise
                 failure = error
         raise failure or self._not_asked("circuit_open")
+
+    def may_leave(self, priority: Priority) -> bool:
+        """Whether there is a link that a request of this priority may ever take."""
+        return bool(self._for_critical if priority == "critical" else self._for_all)
 
     async def close(self) -> None:
         """Stop the probes and close the links; calls under way end."""
@@ -205,4 +218,4 @@ def _link(peer: Peer, config: LinkConfig, uniform: Callable[[], float]) -> _Link
         uniform=uniform,
     )
     only = config.only if isinstance(config, FallbackConfig) else None
-    return _Link(peer, LinkState(breaker), only, config.probe_ms / 1e3)
+    return _Link(peer, LinkState(breaker), only, config.probe_ms / 1e3, frozenset(config.egress))

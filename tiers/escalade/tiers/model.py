@@ -13,8 +13,10 @@ import onnxruntime as ort
 import structlog
 
 from escalade.tiers.answer import FACTS
+from escalade.tiers.at_rest import read_model
 from escalade.tiers.config import DATATYPES, DTYPES, ModelConfig
 from escalade.tiers.errors import ConfigError, ModelError
+from escalade.tiers.outbox.sealing import UNSEALED
 from escalade.tiers.preprocess import build_pipeline
 from escalade.tiers.providers import Provider, split_available
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    from escalade.tiers.outbox.sealing import Seal
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +62,11 @@ class TensorSpec:
 class OnnxModel:
     """A model behind one call: a batch of inputs as they arrive to the list of its outputs.
 
+    Parameters
+    ----------
+    seal:
+        Opens a file that is encrypted.
+
     Attributes
     ----------
     input:
@@ -75,16 +84,22 @@ class OnnxModel:
         Digest of the exact bytes that were loaded.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, seal: Seal = UNSEALED) -> None:
         self.name, self.version = config.served_name, config.version
         self.output_kind = config.output_kind
         try:
-            content = config.file.read_bytes()
+            content = read_model(config.file, seal)
         except OSError as error:
             raise ConfigError(
                 f"cannot read {str(config.file)!r}: {error.strerror}; give the path of an ONNX model", key="model.file"
             ) from error
         self.sha256 = hashlib.sha256(content).hexdigest()
+        if config.sha256 not in (None, self.sha256):
+            raise ConfigError(
+                f"{str(config.file)!r} is another model: its sha256 is {self.sha256}; restore the file, or write that "
+                "if it is the one you want",
+                key="model.sha256",
+            )
         wanted = [provider.as_provider() for provider in config.providers]
         self._session = _open_session(content, config, wanted)
         self.providers: list[str] = self._session.get_providers()

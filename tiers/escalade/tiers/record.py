@@ -24,6 +24,7 @@ import structlog
 from escalade.policies import Batch
 from escalade.policies.combinator import listens
 from escalade.tiers.errors import ConfigError
+from escalade.tiers.record_retention import drop_old
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -152,12 +153,12 @@ class Recorder:
     ) -> None:
         self._folder, self._max_bytes = Path(config.folder), int(config.max_mb * 1024 * 1024)
         self._flush_rows, self._format = config.flush_rows, config.format
-        self._interval_s = config.flush_seconds
+        self._interval_s, self._max_age_s, self._clock = config.flush_seconds, config.max_age_s, clock
         self._meta = {"schema": SCHEMA, **meta}
         self.lost = 0
         if self._format == "parquet":
             _pyarrow()
-        self._lock = _own(self._folder)
+        self._lock = own(self._folder)
         for draft in self._folder.glob("*.part"):
             draft.unlink(missing_ok=True)
         self._sizes = {file: file.stat().st_size for file in chunks(self._folder)}
@@ -255,6 +256,8 @@ class Recorder:
 
     def _write_loop(self) -> None:
         while not self._stop:
+            if self._max_age_s is not None:
+                drop_old(self._sizes, self._clock() - self._max_age_s)
             self._wake.wait(self._interval_s)
             self._wake.clear()
             self.flush()
@@ -343,7 +346,7 @@ def read_chunk(file: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     return table, json.loads(str(table.pop("meta")))
 
 
-def _own(folder: Path) -> int | None:
+def own(folder: Path) -> int | None:
     """Make the folder, and lock it as long as this process records there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

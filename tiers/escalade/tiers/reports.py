@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from escalade.tiers.answer import Row
+from escalade.tiers.egress import DATA_CLASSES, report_id
+from escalade.tiers.errors import ConfigError
 from escalade.tiers.outbox import Item, OutboxError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from escalade.tiers.answer import Answer
+    from escalade.tiers.egress import DataClass
     from escalade.tiers.outbox import Kind, Outbox, Priority
 
 log = structlog.get_logger(__name__)
@@ -37,23 +40,36 @@ class Reports:
     ----------
     put:
         Called after an item was put.
+    egress:
+        The classes of data that may be reported.
     """
 
-    def __init__(self, outbox: Outbox, *, device: str, put: Callable[[], None]) -> None:
-        self._outbox, self._device, self._put = outbox, device + LANE, put
+    def __init__(
+        self, outbox: Outbox, *, device: str, put: Callable[[], None], egress: Collection[DataClass] = DATA_CLASSES
+    ) -> None:
+        self._outbox, self._device, self._put, self._egress = outbox, device + LANE, put, egress
         self._run, self._names = secrets.token_hex(4), count(1)
         self._rows: list[dict[str, Any]] = []
         self._full = asyncio.Event()
 
-    async def report(self, payload: bytes, *, kind: Kind = "telemetry", priority: Priority = "bulk") -> str:
+    async def report(
+        self, payload: bytes, *, data: DataClass = "raw", kind: Kind = "telemetry", priority: Priority = "bulk"
+    ) -> str:
         """Keep a report and return its id once it is on the disk.
 
         Raises
         ------
+        ConfigError
+            Data of its class may not leave.
         OutboxError
             It could not be kept.
         """
-        name = f"{self._run}{next(self._names):x}"
+        if data not in self._egress:
+            raise ConfigError(
+                f"a report of class {data!r} may not leave; allowed: {', '.join(self._egress) or 'nothing'}",
+                key="upstream.egress",
+            )
+        name = report_id(f"{self._run}{next(self._names):x}", data)
         await self._outbox.put(Item(self._device, name, payload, kind, priority, created_s=time.time()))
         self._put()
         return name
@@ -75,7 +91,8 @@ class Reports:
         lost = 0
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._full.wait(), WRITE_S)
+                async with asyncio.timeout(WRITE_S):  # `wait_for` of 3.11 may lose a cancellation
+                    await self._full.wait()
             self._full.clear()
             lost = await self._write_rows(lost)
 
@@ -89,7 +106,7 @@ class Reports:
             return lost
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         try:
-            await self.report(lines.encode(), kind="result")
+            await self.report(lines.encode(), data="label", kind="result")
         except OutboxError as error:
             log.warning("results lost", rows=len(rows), lost_before=lost, reason=str(error))
             return lost + len(rows)
@@ -100,6 +117,6 @@ class Reports:
         while True:
             await asyncio.sleep(period_s)
             try:
-                await self.report(json.dumps({"time_s": round(time.time(), 3), **facts()}).encode())
+                await self.report(json.dumps({"time_s": round(time.time(), 3), **facts()}).encode(), data="label")
             except OutboxError as error:
                 log.warning("telemetry lost", reason=str(error))

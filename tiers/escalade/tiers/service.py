@@ -13,10 +13,12 @@ import structlog
 
 from escalade.policies import Policy, PolicyConfigError, load_policy, load_score
 from escalade.policies.combinator import listens
+from escalade.tiers.at_rest import open_seal
 from escalade.tiers.attached import Attached
 from escalade.tiers.audited import note_start
 from escalade.tiers.config_file import load_config, parse_config
 from escalade.tiers.deliveries import Deliveries, MemoryWindow
+from escalade.tiers.egress_ledger import EgressLedger, EgressMetrics
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.forwarding import Forwarding
 from escalade.tiers.forwarding_metrics import ForwardingMetrics, InboxMetrics
@@ -24,9 +26,10 @@ from escalade.tiers.head import Head
 from escalade.tiers.links import Links
 from escalade.tiers.logs import configure_logs
 from escalade.tiers.metrics import TierMetrics
-from escalade.tiers.metrics_http import serve_metrics
+from escalade.tiers.metrics_server import serve_metrics
 from escalade.tiers.model import OnnxModel
 from escalade.tiers.outbox import Inbox, InboxLimits, OutboxError
+from escalade.tiers.outbox.sealing import UNSEALED
 from escalade.tiers.record import Recorder
 from escalade.tiers.retuning import Window, retune_forever
 from escalade.tiers.security import Security
@@ -51,11 +54,15 @@ if TYPE_CHECKING:
     from escalade.tiers.answer import Answer
     from escalade.tiers.config import InboxConfig, TierConfig, TierName
     from escalade.tiers.corrections import Correction
+    from escalade.tiers.egress import DataClass
     from escalade.tiers.outbox import Priority
     from escalade.tiers.outbox.item import ReportKind
+    from escalade.tiers.outbox.sealing import Seal
 
 log = structlog.get_logger(__name__)
 
+EXPIRE_S = 60.0
+"""At most so long what has left the inbox's window stays on the disk."""
 WATCH_S = 0.25
 """Between two looks at how busy the event loop is."""
 
@@ -82,16 +89,19 @@ class Service:
         self.config = config
         self.links: Links | None = None
         """The links upward, once started; None at the top."""
+        self.egress = EgressLedger()
+        """What went up."""
         self._tier: Tier | None = None
         self._servicer: InferenceServicer | None = None
         self._server: GrpcServer | None = None
         self._metrics_server: Any = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._retuning: asyncio.Task[None] | None = None
-        self._watching: asyncio.Task[None] | None = None
         self._security: Security | None = None
         self._recorder: Recorder | None = None
         self._forwarding: Forwarding | None = None
         self._inbox: Inbox | None = None
+        self._seal: Seal = UNSEALED
         self._deliveries = Deliveries(MemoryWindow(time.monotonic))
         self._attached = Attached()
         self._started = time.monotonic()
@@ -137,7 +147,8 @@ class Service:
             self._security = Security(self.config, self.config.tls)
             self.config = self._security.config
         config, files = self.config, self._security.files if self._security else None
-        model = OnnxModel(config.model)
+        self._seal = await asyncio.to_thread(open_seal, config.at_rest)
+        model = OnnxModel(config.model, self._seal)
         policy = _policy(config, model.sha256)
         if config.audit:
             note_start(config.audit, config, model=model.name, sha256=model.sha256)
@@ -145,6 +156,8 @@ class Service:
         head = Head(model, config.model.temperature, score)
         metrics = TierMetrics(self.tier_name, model.name)
         upstream = config.upstream
+        if ledger := config.egress_ledger:
+            self.egress = EgressLedger(ledger.file, max_lines=ledger.max_lines)
         if upstream:
             limit = config.limits.max_message_bytes
             peers = [
@@ -155,11 +168,19 @@ class Service:
                     score=score,
                     metrics=metrics,
                     max_message_bytes=limit,
+                    ledger=self.egress,
+                    data=config.model.input.data,
                     tls=None if link.insecure else files,
                 )
                 for link in config.links
             ]
-            self.links = Links(list(zip(peers, config.links, strict=True)), retry=upstream.retry, metrics=metrics)
+            self.links = Links(
+                list(zip(peers, config.links, strict=True)),
+                retry=upstream.retry,
+                metrics=metrics,
+                data=config.model.input.data,
+            )
+            self._tasks.append(asyncio.create_task(self.egress.write_forever()))
         if config.record:
             facts = {"model": model.name, "sha256": model.sha256, "policy": config.policy, "score": config.score}
             self._recorder = Recorder(config.record, {"tier": self.tier_name, **facts})
@@ -171,8 +192,16 @@ class Service:
                 device=config.device,
                 wire=messages,
                 read=lambda stored: correction_from_stored(stored, raw=raw),
-                reports=ReportSender(peers[0].channel, timeout_s=config.outbox.timeout_ms / 1e3),
+                reports=ReportSender(
+                    peers[0].channel,
+                    timeout_s=config.outbox.timeout_ms / 1e3,
+                    destination=peers[0].address,
+                    ledger=self.egress,
+                    egress=config.links[0].egress,
+                ),
                 load=lambda: self.links.load if self.links else 0.0,
+                egress=config.links[0].egress,
+                seal=self._seal,
             )
         forwarding = self._forwarding
         self._tier = Tier(
@@ -198,10 +227,11 @@ class Service:
             await self._open_inbox(config.inbox)
         if forwarding:
             await forwarding.start(lambda: self.status().as_json())
-        await self._attached.start(config, self._tier, files)
+        await self._attached.start(config, self._tier, self.egress, self._seal, files)
         if listens(policy, "retune"):
             slow_loop = retune_forever(policy, Window(metrics), self.retune_seconds, self._tier.policy_failed)
             self._retuning = asyncio.create_task(slow_loop)
+            self._tasks.append(self._retuning)
         log.info(
             "model ready",
             tier=self.tier_name,
@@ -244,7 +274,7 @@ class Service:
             security=None if config.listen.insecure else self._security,
         )
         address = await self._server.start()
-        self._watching = asyncio.create_task(_watch_loop(self.tier.admission))
+        self._tasks.append(asyncio.create_task(_watch_loop(self.tier.admission)))
         metrics_port = self._metrics_server.server_port if self._metrics_server else None
         log.info("serving", tier=self.tier_name, address=address, metrics_port=metrics_port)
         return address
@@ -289,7 +319,14 @@ class Service:
             raise ConfigError("there are no corrections without an outbox; add `outbox: {file: ...}`", key="outbox")
         self._forwarding.on_correction(callback, after)
 
-    async def report(self, payload: bytes, *, kind: ReportKind = "telemetry", priority: Priority = "bulk") -> str:
+    async def report(
+        self,
+        payload: bytes,
+        *,
+        data: DataClass = "raw",
+        kind: ReportKind = "telemetry",
+        priority: Priority = "bulk",
+    ) -> str:
         """Report something of the application's to the inbox of the tier above; return its id.
 
         It is on the disk on return, and is sent when the link allows.
@@ -297,13 +334,13 @@ class Service:
         Raises
         ------
         ConfigError
-            The tier keeps no outbox.
+            The tier keeps no outbox, or data of its class, `data`, may not leave.
         OutboxError
             It could not be kept.
         """
         if self._forwarding is None:
             raise ConfigError("reports go through the outbox; add `outbox: {file: ...}`", key="outbox")
-        return await self._forwarding.reports.report(payload, kind=kind, priority=priority)
+        return await self._forwarding.reports.report(payload, data=data, kind=kind, priority=priority)
 
     async def infer(self, x: NDArray[Any], deadline_ms: float | None = None, *, event: str = "") -> Answer:
         """Return the answer to `x`, `[B, *row]`, within `deadline_ms` (default: `limits.default_deadline_ms`).
@@ -334,11 +371,10 @@ class Service:
         if self._server:
             await self._server.stop(max(0.0, stop - time.monotonic()))
             self._server = None
-        for task in (self._retuning, self._watching):
-            if task:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-        self._retuning = self._watching = None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
         if self._forwarding:
             await self._forwarding.close()
             self._forwarding = None
@@ -350,6 +386,7 @@ class Service:
         if self._security:
             await self._security.close()
             self._security = None
+        await self.egress.close()
         if self._recorder:
             await asyncio.to_thread(self._recorder.close)
             self._recorder = None
@@ -364,6 +401,8 @@ class Service:
         yield metrics
         if self._security:
             yield self._security.refusals
+        if self.links:
+            yield EgressMetrics(self.egress.lines, metrics.labels)
         yield from self._attached.collectors
         if self._forwarding:
             yield ForwardingMetrics(self._forwarding, metrics.labels)
@@ -372,8 +411,9 @@ class Service:
 
     async def _open_inbox(self, config: InboxConfig) -> None:
         limits = InboxLimits(config.window_s, config.max_items, int(config.max_mb * 2**20))
-        self._inbox = Inbox(config.file, limits)
+        self._inbox = Inbox(config.file, limits, seal=self._seal)
         self._deliveries = Deliveries(self._inbox)
+        self._tasks.append(asyncio.create_task(self._inbox.expire_forever(min(EXPIRE_S, config.window_s / 2))))
         try:
             await self._inbox.open()
         except OutboxError:  # it has logged it

@@ -50,9 +50,6 @@ log = structlog.get_logger(__name__)
 
 FOREVER = float("inf")
 ACCEPT, ESCALATE, DEFER, ABSTAIN = Action.ACCEPT, Action.ESCALATE, Action.DEFER, Action.ABSTAIN
-ONLY_ROW = np.zeros(1, np.intp)
-FINAL = frozenset({"no_upstream", "rejected"})
-"""Reasons that asking again would not change."""
 _ACTION_NAMES = {action: action.name.lower() for action in Action}
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from escalade.tiers.answer import Row, merge_rows
+from escalade.tiers.answer import HIGHEST, Row, merge_rows
 from escalade.tiers.caller import Caller
 from escalade.tiers.deadline import upstream_budget_s
 from escalade.tiers.errors import UpstreamError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from escalade.tiers.upstream import Gatherer
 
 ONLY_ROW = np.zeros(1, np.intp)
-FINAL = frozenset({"no_upstream", "rejected"})
+FINAL = HIGHEST | {"rejected"}
 """Reasons that asking again would not change."""
 
 

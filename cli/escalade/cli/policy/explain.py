@@ -86,6 +86,7 @@ def _from_trace(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _from_input(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the tier's own model on a row of an array, as the tier does."""
+    from escalade.tiers.at_rest import open_seal
     from escalade.tiers.config_file import load_config
     from escalade.tiers.head import Head
     from escalade.tiers.model import OnnxModel
@@ -97,7 +98,7 @@ def _from_input(arguments: argparse.Namespace) -> dict[str, Any]:
         inputs = np.load(arguments.input, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise SetupError(f"--input {arguments.input}: is not an npy file that can be read") from error
-    model = OnnxModel(config.model)
+    model = OnnxModel(config.model, open_seal(config.at_rest))
     shape = tuple(model.input.row_shape)
     if not isinstance(inputs, np.ndarray) or inputs.ndim not in (len(shape), len(shape) + 1):
         raise SetupError(f"--input {arguments.input}: must hold {list(shape)} or rows of it")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from escalade.tiers.config_types import Address, Milliseconds, PositiveInt, RecordConfig, Section
+from escalade.tiers.egress import DATA_CLASSES, DataClass
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Wait = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -41,6 +42,8 @@ class AggregateConfig(Section):
     outbox: Path | None = None
     """The SQLite file where observations wait while the aggregator cannot be reached; not one of the tier's."""
     outbox_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 64.0
+    egress: list[DataClass] = list(DATA_CLASSES)
+    """What may go to the aggregator; default: what may go by the first link upward, or everything without one."""
 
     def in_folder(self, folder: Path) -> AggregateConfig:
         """Return the same, with relative names of files relative to `folder`."""
@@ -51,6 +54,15 @@ class AggregateConfig(Section):
         if (self.send == "features") != (self.features is not None):
             raise ValueError("`send: features` and `features: OUTPUT` belong together; give both or none")
         return self
+
+    def check_egress(self, raw: DataClass) -> None:
+        """Raise ValueError for something to be sent that may not leave; `raw` is what the tier's inputs are."""
+        for data in ("posterior", raw if self.send == "raw" else self.send):
+            if data not in self.egress:
+                raise ValueError(
+                    f"aggregate.send: {self.send} sends {data}, which aggregate.egress (by default upstream.egress) "
+                    f"does not allow; add `{data}` there"
+                )
 
 
 class AggregatorConfig(Section):

@@ -38,6 +38,7 @@ REFUSALS: dict[str, Status] = {
     "full": "RESOURCE_EXHAUSTED",
     "too_many": "RESOURCE_EXHAUSTED",
     "store": "UNAVAILABLE",
+    "egress": "FAILED_PRECONDITION",
 }
 """Why an observation was not taken, and the status that its verdict has."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from escalade.tiers.outbox.ages import Ages, age_s
 from escalade.tiers.outbox.file import File, Kind, Statement, Synchronous, corruption_noticed
+from escalade.tiers.outbox.sealing import KEY_ID_BYTES, MAGIC
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -99,6 +100,16 @@ class Database(File):
             oldest_s = max(oldest_s, self._age_s(runs, run, since_s))
             kept.append((seq, oldest_s))
         return kept[::-1], int(given[0]) if given else 0
+
+    def key_ids(self) -> set[bytes]:
+        """Return the ids of the keys that stored content is sealed with."""
+        found = set[bytes]()
+        with corruption_noticed():
+            for table, column in (("items", "payload"), ("corrections", "answer")):
+                query = f"SELECT DISTINCT substr({column}, ?, ?) FROM {table} WHERE substr({column}, 1, ?) = ?"
+                values = (len(MAGIC) + 1, KEY_ID_BYTES, len(MAGIC), MAGIC)
+                found |= {key_id for (key_id,) in self.connection.execute(query, values)}
+        return found
 
     def last_seq(self) -> int:
         """Return the greatest number of an item that is still there, or was noted."""
@@ -232,6 +243,22 @@ class Database(File):
         """Return the rows set aside, as they are."""
         with corruption_noticed():
             return self.connection.execute(f"SELECT {COLUMNS} FROM quarantined ORDER BY seq").fetchall()
+
+    def drop_old_quarantined(self, before_wall_s: float) -> None:
+        """Delete the rows set aside before a time of day."""
+        with self.transaction():
+            self.connection.execute("DELETE FROM quarantined WHERE wall_s < ?", (before_wall_s,))
+
+    def forget(self, devices: Iterable[str]) -> tuple[int, int, int]:
+        """Delete everything of some devices; return how many items, corrections and quarantined rows.
+
+        What was deleted is overwritten, here and where earlier deletions left it in the file.
+        """
+        self.run([self.note_last_seq(self.last_seq())])
+        tables = dict.fromkeys(("items", "corrections", "quarantined"), "device")
+        items, corrections, quarantined = self.delete_for_good(tables, devices)
+        self.run([("DELETE FROM attempts WHERE seq NOT IN (SELECT seq FROM items)", ())])
+        return items, corrections, quarantined
 
     def drop_quarantined(self) -> int:
         """Delete the rows set aside; return how many there were."""

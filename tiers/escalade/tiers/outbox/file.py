@@ -7,6 +7,7 @@ resetting the WAL that takes two connections), and there is no shared-memory fil
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from contextlib import contextmanager, suppress
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from escalade.tiers.outbox.errors import CorruptError, OutboxError, is_corrupt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 Synchronous = Literal["FULL", "NORMAL", "OFF"]
@@ -129,6 +130,22 @@ class File:
             with self.transaction():
                 for statement in statements:
                     self.connection.execute(*statement)
+
+    def delete_for_good(self, columns: Mapping[str, str], names: Iterable[str]) -> list[int]:
+        """Delete, of each table, the rows that have one of the names in a column; return how many of each.
+
+        What was deleted is overwritten, here and where earlier deletions left it in the file.
+        """
+        values, gone = (json.dumps(sorted(names)),), list[int]()
+        self.connection.execute("PRAGMA secure_delete = ON").fetchall()
+        with self.transaction():
+            for table, column in columns.items():
+                query = f"DELETE FROM {table} WHERE CAST({column} AS TEXT) IN (SELECT value FROM json_each(?))"
+                gone.append(self.connection.execute(query, values).rowcount)
+        with corruption_noticed():
+            self.connection.execute("VACUUM")
+        self.checkpoint()
+        return gone
 
     def checkpoint(self) -> None:
         """Bring everything into the main file and empty the WAL."""

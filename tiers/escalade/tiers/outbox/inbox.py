@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from escalade.tiers.outbox.errors import OutboxError
 from escalade.tiers.outbox.item import Item
 from escalade.tiers.outbox.receiver import Receiver, Stored
+from escalade.tiers.outbox.sealing import UNSEALED
 from escalade.tiers.outbox.window import InboxLimits
 from escalade.tiers.outbox.worker import MAX_GROUP, GroupThread
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 
     from escalade.tiers.outbox.dedup import Seen
     from escalade.tiers.outbox.file import Synchronous
+    from escalade.tiers.outbox.sealing import Seal
     from escalade.tiers.outbox.stats import InboxStats
     from escalade.tiers.outbox.worker import Answers, Request
 
@@ -42,6 +46,8 @@ class Inbox:
         The SQLite file; a lock, a WAL and damaged files that were moved aside stand beside it.
     clock, wall:
         Monotonic seconds, and the time of day, which only matters between two runs.
+    seal:
+        As in `Outbox`.
     synchronous:
         For tests only, as in `Outbox`.
     """
@@ -55,9 +61,10 @@ class Inbox:
         wall: Callable[[], float] = time.time,
         max_group: int = MAX_GROUP,
         synchronous: Synchronous = "FULL",
+        seal: Seal = UNSEALED,
     ) -> None:
         self.path = path
-        self._receiver = Receiver(path, limits, clock=clock, wall=wall, synchronous=synchronous)
+        self._receiver = Receiver(path, limits, clock=clock, wall=wall, synchronous=synchronous, seal=seal)
         self._thread = GroupThread(f"inbox {path}", self._serve, self._receiver.close, max_group)
 
     async def __aenter__(self) -> Self:
@@ -130,6 +137,23 @@ class Inbox:
         """
         return await self._thread.ask("read", (after, limit))  # type: ignore[no-any-return]
 
+    async def expire(self) -> None:
+        """Delete what has left the window; else it stays until something new comes.
+
+        Raises
+        ------
+        OutboxError
+            It cannot be deleted now.
+        """
+        await self._thread.ask("expire")
+
+    async def expire_forever(self, pause_s: float) -> None:
+        """Do so every so many seconds, until cancelled."""
+        while True:
+            await asyncio.sleep(pause_s)
+            with suppress(OutboxError):  # it has logged it
+                await self.expire()
+
     def stats(self) -> InboxStats:
         """Return what is kept, and counters, as of the last group."""
         return self._receiver.stats()
@@ -161,6 +185,8 @@ class Inbox:
                 return self._receiver.read(*argument)
             if what == "release":
                 self._receiver.release(argument)
+            elif what == "expire":
+                self._receiver.expire()
             elif what == "open":
                 self._receiver.open()
             elif what == "close":

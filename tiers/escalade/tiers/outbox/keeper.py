@@ -13,16 +13,20 @@ import structlog
 from escalade.tiers.outbox.database import Database
 from escalade.tiers.outbox.errors import CorruptError, OutboxError, explained
 from escalade.tiers.outbox.lock import FileLock
-from escalade.tiers.outbox.salvage import finish, set_aside
+from escalade.tiers.outbox.salvage import drop_aside_files, finish, set_aside
+from escalade.tiers.outbox.sealing import UNSEALED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from escalade.tiers.outbox.file import Kind, Synchronous
+    from escalade.tiers.outbox.sealing import Seal
 
 log = structlog.get_logger(__name__)
 
+SWEEP_S = 3600.0
+"""Between two looks for what was set aside too long ago."""
 RETRY_S = 1.0
 """How long a file that cannot be opened is left alone."""
 
@@ -39,12 +43,15 @@ class Keeper(ABC):
         self,
         kind: Kind,
         path: Path,
+        keep_aside_s: float,
         *,
         clock: Callable[[], float],
         wall: Callable[[], float],
         synchronous: Synchronous = "FULL",
+        seal: Seal = UNSEALED,
     ) -> None:
-        self.path = path
+        self.path, self._seal = path, seal
+        self._keep_aside_s, self._sweep_at = keep_aside_s, float("-inf")
         self._kind, self._clock, self._wall, self._synchronous = kind, clock, wall, synchronous
         self._lock = FileLock(path, kind.name)
         self._database: Database | None = None
@@ -100,6 +107,7 @@ class Keeper(ABC):
     def _load(self, now: float) -> Database:
         database = Database(self.path, self._kind, now=now, wall_s=self._wall(), synchronous=self._synchronous)
         try:
+            self._check_keys(database)
             self._index(database, now)
             self._counters = database.counters()
             database.checkpoint()
@@ -110,6 +118,27 @@ class Keeper(ABC):
         self._well()
         self.publish()
         return database
+
+    def _sweep(self, database: Database, now: float) -> None:
+        """Delete what was set aside as damaged when it is older than what is kept."""
+        if now < self._sweep_at:
+            return
+        self._sweep_at = now + SWEEP_S
+        before_s = self._wall() - self._keep_aside_s
+        try:
+            database.drop_old_quarantined(before_s)
+            drop_aside_files(self.path, before_s)
+        except (CorruptError, sqlite3.Error, OSError) as error:
+            log.warning(f"what was set aside of the {self._kind.name} cannot be deleted", reason=str(error))
+
+    def _check_keys(self, database: Database) -> None:
+        """Raise for a file that needs a key which is not there: nothing in it may be taken for damaged."""
+        unknown = [key_id.hex() for key_id in database.key_ids() if not self._seal.knows(key_id)]
+        if unknown:
+            raise OutboxError(
+                f"{self._kind.name} {self.path}: encrypted with a key that at_rest.key_source does not have "
+                f"({', '.join(unknown)}); put it back there"
+            )
 
     def _replace_damaged(self, database: Database, error: CorruptError) -> None:
         """Move a file aside that turned out to be damaged, and go on with what it still gives."""

@@ -16,10 +16,11 @@ from escalade.tiers.outbox.lock import FileLock
 from escalade.tiers.outbox.salvage import aside_files, drop_aside_files, finish
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Set
     from pathlib import Path
 
     from escalade.tiers.outbox.correction import Correction
+    from escalade.tiers.outbox.file import Kind
 
 
 class Damaged(NamedTuple):
@@ -29,8 +30,18 @@ class Damaged(NamedTuple):
     columns: tuple[Any, ...]
 
 
+class Forgotten(NamedTuple):
+    """How much was deleted of some devices."""
+
+    items: int
+    corrections: int
+    quarantined: int
+    files: int
+    """Damaged ones that had been moved aside: all of them, for they cannot be searched."""
+
+
 class Offline:
-    """A stopped tier's outbox. Made by `offline`; nothing is evicted or repaired by looking."""
+    """A stopped tier's outbox, or inbox. Made by `offline`; nothing is evicted or repaired by looking."""
 
     def __init__(self, path: Path, database: Database) -> None:
         self.path, self._database = path, database
@@ -69,14 +80,18 @@ class Offline:
         """Return evictions (`evicted.REASON.PRIORITY`), `quarantined` items and `corrupt_files`, ever."""
         return dict(self._database.counters())
 
+    def forget(self, devices: Set[str]) -> Forgotten:
+        """Delete everything of some devices, and overwrite it with what is kept."""
+        return Forgotten(*self._database.forget(devices), drop_aside_files(self.path))
+
     def drop_quarantine(self) -> tuple[int, int]:
         """Delete what was set aside; return how many items and how many files."""
         return self._database.drop_quarantined(), drop_aside_files(self.path)
 
 
 @contextmanager
-def offline(path: Path) -> Iterator[Offline]:
-    """Open an outbox that no process has open.
+def offline(path: Path, kind: Kind = OUTBOX) -> Iterator[Offline]:
+    """Open an outbox, or an inbox, that no process has open.
 
     Raises
     ------
@@ -84,22 +99,22 @@ def offline(path: Path) -> Iterator[Offline]:
         There is none, a process has it open, or it cannot be read.
     """
     if not path.exists() and not path.with_name(f"{path.name}.new").exists():
-        raise OutboxError(f"outbox {path}: no such file")
-    lock = FileLock(path, OUTBOX.name)
+        raise OutboxError(f"{kind.name} {path}: no such file")
+    lock = FileLock(path, kind.name)
     lock.acquire()
     try:
         finish(path)
-        database = Database(path, OUTBOX, now=time.monotonic(), wall_s=time.time())
+        database = Database(path, kind, now=time.monotonic(), wall_s=time.time())
         try:
             yield Offline(path, database)
         finally:
             database.close()
     except CorruptError as error:
         raise OutboxError(
-            f"outbox {path}: damaged ({error}); the tier moves it aside when it starts, and keeps what it can read"
+            f"{kind.name} {path}: damaged ({error}); the tier moves it aside when it starts, and keeps what it can read"
         ) from error
     except (sqlite3.Error, OSError) as error:
-        raise explained(error, f"outbox {path}") from error
+        raise explained(error, f"{kind.name} {path}") from error
     finally:
         lock.release()
 

@@ -13,16 +13,18 @@ from escalade.tiers.outbox.errors import CorruptError, OutboxError, OutboxFullEr
 from escalade.tiers.outbox.file import INBOX
 from escalade.tiers.outbox.item import ITEM_OVERHEAD_BYTES, KINDS, Item, from_row, to_row
 from escalade.tiers.outbox.keeper import Keeper
+from escalade.tiers.outbox.sealing import UNSEALED, open_item, seal_item
 from escalade.tiers.outbox.stats import InboxStats
-from escalade.tiers.outbox.window import InboxLimits, Name, Remembered, Window
+from escalade.tiers.outbox.window import InboxLimits, Name, Remembered, Victim, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from escalade.tiers.outbox.database import Database
-    from escalade.tiers.outbox.file import Synchronous
+    from escalade.tiers.outbox.file import Statement, Synchronous
     from escalade.tiers.outbox.item import Row
+    from escalade.tiers.outbox.sealing import Seal
 
 log = structlog.get_logger(__name__)
 
@@ -48,8 +50,9 @@ class Receiver(Keeper):
         clock: Callable[[], float],
         wall: Callable[[], float],
         synchronous: Synchronous = "FULL",
+        seal: Seal = UNSEALED,
     ) -> None:
-        super().__init__(INBOX, path, clock=clock, wall=wall, synchronous=synchronous)
+        super().__init__(INBOX, path, limits.window_s, clock=clock, wall=wall, synchronous=synchronous, seal=seal)
         self._limits = limits
         self._window = Window(limits)
         self._at_work = DedupWindow[None](window_s=limits.window_s, max_items=limits.max_items)
@@ -76,6 +79,23 @@ class Receiver(Keeper):
             group.append(items)
             count, size = count + len(items), size + call_size
         return results + self._keep(group)
+
+    def expire(self) -> None:
+        """Delete what has left the window.
+
+        Raises
+        ------
+        OutboxError
+            It cannot be deleted now.
+        """
+        database, now = self.open(), self._clock()
+        self._sweep(database, now)
+        if victims := self._window.victims(0, 0, now):
+            statements, counts = self._dropping(database, victims, self._next_seq - 1)
+            with self._reading(database):
+                database.run(statements)
+            self._window.forget_oldest(len(victims))
+            self._counters = self._counters + counts
 
     def claim(self, name: Name) -> Seen[bytes] | None:
         """Return None for a new item, now claimed, else what is known about it.
@@ -158,13 +178,11 @@ class Receiver(Keeper):
             results.append(was_new)
         if not new:
             return results
+        new = {name: seal_item(self._seal, seq, item) for seq, (name, item) in enumerate(new.items(), self._next_seq)}
         rows = [to_row(seq, item) for seq, item in enumerate(new.values(), self._next_seq)]
         victims = window.victims(len(new), sum(item.size for item in new.values()), now)
-        counts = Counter(f"dropped.{victim.reason}.{KINDS[victim.kind]}" for victim in victims)
-        statements = database.insert(rows, now, wall_s)
-        if victims:
-            statements += database.delete(victim.seq for victim in victims)
-            statements += [database.note_last_seq(rows[-1][0]), *database.count(counts)]
+        statements, counts = self._dropping(database, victims, rows[-1][0])
+        statements = database.insert(rows, now, wall_s) + statements
         try:
             database.run(statements)
         except (CorruptError, sqlite3.Error, OSError) as error:
@@ -176,6 +194,16 @@ class Receiver(Keeper):
         self._counters = self._counters + counts
         self._well()
         return results
+
+    def _dropping(
+        self, database: Database, victims: list[Victim], last_seq: int
+    ) -> tuple[list[Statement], Counter[str]]:
+        """Return the statements that delete items, and the counts they add to; `last_seq` is given to none again."""
+        if not victims:
+            return [], Counter()
+        counts = Counter(f"dropped.{victim.reason}.{KINDS[victim.kind]}" for victim in victims)
+        statements = database.delete(victim.seq for victim in victims)
+        return [*statements, database.note_last_seq(last_seq), *database.count(counts)], counts
 
     def _refused(
         self, database: Database, error: Exception, calls: list[Sequence[Item]], again: bool
@@ -195,7 +223,7 @@ class Receiver(Keeper):
         found, bad = list[tuple[int, Item]](), list[int]()
         for row in rows:
             try:
-                found.append((row[0], from_row(row)))
+                found.append((row[0], open_item(self._seal, row[0], from_row(row))))
             except ValueError:
                 bad.append(row[0])
         if bad:

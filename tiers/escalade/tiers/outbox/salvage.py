@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections import Counter
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -95,9 +96,10 @@ def aside_files(path: Path) -> list[Path]:
     return sorted(file for file in found if not file.name.endswith("-wal"))
 
 
-def drop_aside_files(path: Path) -> int:
-    """Delete the damaged files kept beside an outbox; return how many there were."""
-    files = aside_files(path)
+def drop_aside_files(path: Path, before_wall_s: float = inf) -> int:
+    """Delete the damaged files that were moved aside before a time of day; return how many there were."""
+    aside = _with(path, f".corrupt-{_stamp(before_wall_s)}").name if before_wall_s < inf else ""
+    files = [file for file in aside_files(path) if not aside or file.name < aside]
     for file in files:
         _remove(file)
     return len(files)
@@ -152,9 +154,13 @@ def _readable(connection: sqlite3.Connection, table: str) -> Iterator[tuple[Any,
 
 
 def _aside(path: Path, wall_s: float) -> Path:
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(wall_s))
+    stamp = _stamp(wall_s)
     names = (_with(path, f".corrupt-{stamp}{f'-{n:03}' if n else ''}") for n in range(1000))
     return next(name for name in names if not name.exists())
+
+
+def _stamp(wall_s: float) -> str:
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(max(0.0, wall_s)))
 
 
 def _with(path: Path, end: str) -> Path:

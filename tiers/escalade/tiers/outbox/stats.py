@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-EvictionReason = Literal["age", "room", "rejected"]
+EvictionReason = Literal["age", "room", "rejected", "egress"]
 
 
 class Evicted(NamedTuple):
@@ -15,7 +15,7 @@ class Evicted(NamedTuple):
     id: str
     reason: EvictionReason
     """`age`: it grew older than `max_age_s`; `room`: a newer or more urgent item needed its place;
-    `rejected`: the tier above will never take it."""
+    `rejected`: the tier above will never take it; `egress`: it may not leave this tier."""
     priority: str
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from escalade.tiers.outbox.errors import OutboxError
 from escalade.tiers.outbox.order import OutboxLimits
+from escalade.tiers.outbox.sealing import UNSEALED
 from escalade.tiers.outbox.worker import MAX_GROUP, GroupThread
 from escalade.tiers.outbox.writer import Batch, Writer
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from escalade.tiers.outbox.correction import Correction, Delivered
     from escalade.tiers.outbox.file import Synchronous
     from escalade.tiers.outbox.item import Item, Leased
+    from escalade.tiers.outbox.sealing import Seal
     from escalade.tiers.outbox.stats import Evicted, EvictionReason, OutboxStats
     from escalade.tiers.outbox.worker import Answers, Request
 
@@ -63,6 +65,8 @@ class Outbox:
         Monotonic seconds, and the time of day, which only matters between two runs (see `ages.py`).
     max_group:
         Most items in one transaction.
+    seal:
+        Encrypts payloads and answers on the disk.
     synchronous, acknowledge:
         For tests only: any other value breaks the promise, and a power-cut test must notice.
     """
@@ -79,9 +83,10 @@ class Outbox:
         max_group: int = MAX_GROUP,
         synchronous: Synchronous = "FULL",
         acknowledge: Literal["after_commit", "before_commit"] = "after_commit",
+        seal: Seal = UNSEALED,
     ) -> None:
         self.path = path
-        self._writer = Writer(path, limits, clock=clock, wall=wall, synchronous=synchronous)
+        self._writer = Writer(path, limits, clock=clock, wall=wall, synchronous=synchronous, seal=seal)
         self._on_evicted, self._on_recorded = on_evicted, on_recorded
         self._early = acknowledge == "before_commit"
         self._thread = GroupThread(f"outbox {path}", self._serve, self._writer.close, max_group)

@@ -24,6 +24,7 @@ from escalade.tiers.outbox.item import ITEM_OVERHEAD_BYTES, PRIORITIES, RANKS, I
 from escalade.tiers.outbox.keeper import Keeper
 from escalade.tiers.outbox.ledger import Ledger
 from escalade.tiers.outbox.order import Entry, Order, OutboxLimits
+from escalade.tiers.outbox.sealing import UNSEALED, open_correction, open_item, seal_corrections, seal_item
 from escalade.tiers.outbox.stats import Evicted, EvictionReason, OutboxStats
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from escalade.tiers.outbox.database import Database
     from escalade.tiers.outbox.file import Synchronous
     from escalade.tiers.outbox.item import Row
+    from escalade.tiers.outbox.sealing import Seal
 
 log = structlog.get_logger(__name__)
 
@@ -75,8 +77,9 @@ class Writer(Keeper):
         clock: Callable[[], float],
         wall: Callable[[], float],
         synchronous: Synchronous = "FULL",
+        seal: Seal = UNSEALED,
     ) -> None:
-        super().__init__(OUTBOX, path, clock=clock, wall=wall, synchronous=synchronous)
+        super().__init__(OUTBOX, path, limits.max_age_s, clock=clock, wall=wall, synchronous=synchronous, seal=seal)
         self._limits = limits
         self.evicted: list[Evicted] = []
         """What has been given up since this list was last emptied."""
@@ -135,8 +138,8 @@ class Writer(Keeper):
     def clean_up(self) -> bool:
         """Evict what is too old, and write what is owed, if there is any; whether items may be taken."""
         try:
-            self.open()
-            now = self._clock()
+            database, now = self.open(), self._clock()
+            self._sweep(database, now)
             if self._owing() or self._order.expired(now) or self._ledger.surplus(0, now):
                 self._write([])
         except OutboxError:  # a disk that cannot be written may still be read
@@ -179,7 +182,7 @@ class Writer(Keeper):
                 found, bad = list[Correction](), list[int]()
                 for row in rows:
                     try:
-                        found.append(correction.from_row(row))
+                        found.append(open_correction(self._seal, correction.from_row(row)))
                     except ValueError:
                         bad.append(row[0])
                 if bad:
@@ -269,7 +272,8 @@ class Writer(Keeper):
         gone: list[tuple[Entry, EvictionReason]] = [(entry, "age") for entry in order.expire(now)]
         results: list[int | OutboxError] = []
         rows, added, refused = [], [], 0
-        for item in items:
+        for plain in items:
+            item = seal_item(self._seal, self.next_seq, plain)
             entry = Entry(self.next_seq, RANKS[item.priority], item.device, item.size, now)
             try:
                 gone += [(victim, "room") for victim in order.add(entry)]
@@ -292,7 +296,7 @@ class Writer(Keeper):
         counts.update(f"evicted.{one.reason}.{one.priority}" for one in self._given_up)
         statements = database.insert(rows, now, wall_s)
         statements += database.delete([*self._settled, *(entry.seq for entry, _ in gone)])
-        statements += database.insert_corrections([correction.to_row(one) for one in owed], now, wall_s)
+        statements += database.insert_corrections(seal_corrections(self._seal, owed), now, wall_s)
         if surplus:
             statements.append(database.drop_corrections(ledger.first_kept(len(owed), surplus)))
         statements += database.set_attempts({seq: n for seq, n in self._attempts.items() if order.find(seq)})
@@ -343,7 +347,7 @@ class Writer(Keeper):
         rows = database.rows([entry.seq for entry in entries])
         for entry in entries:
             try:
-                item = from_row(rows[entry.seq])
+                item = open_item(self._seal, entry.seq, from_row(rows[entry.seq]))
             except (KeyError, ValueError):
                 bad.append(entry.seq)
                 continue

@@ -1,4 +1,4 @@
-"""A small certificate authority for those who have none. Needs `pip install 'escalade[pki]'`; serving does not.
+"""A small certificate authority for those who have none. Needs `pip install 'escalade[security]'`; serving does not.
 
 - `authority`: a folder with a CA: init, issue, renew, revoke, inspect
 - `certificates`: what the certificates say, built with `cryptography`

@@ -23,7 +23,7 @@ try:
     )
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 except ImportError:
-    raise SetupError("certificates are made with cryptography; pip install 'escalade[pki]'") from None
+    raise SetupError("certificates are made with cryptography; pip install 'escalade[security]'") from None
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

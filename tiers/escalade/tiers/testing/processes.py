@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
     from typing import Self
@@ -35,6 +35,8 @@ class TierProcess:
         Where its YAML is written.
     environment:
         More environment variables.
+    program:
+        What the interpreter runs with the arguments of `escalade`.
     start_seconds:
         How long it may take to serve.
 
@@ -60,12 +62,14 @@ class TierProcess:
         folder: Path,
         *,
         environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "escalade.cli.main"),
         start_seconds: float = 30.0,
     ) -> None:
         self.tier = str(config["tier"])
         self.address = str(config.get("listen", {}).get("address", "127.0.0.1:0"))
         self.stderr: list[str] = []
         self._config, self._environment, self._start_seconds = dict(config), environment or {}, start_seconds
+        self._program = list(program)
         self._file = folder / f"{self.tier}-{id(self):x}.yaml"
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
@@ -105,7 +109,7 @@ class TierProcess:
         command = ["serve", self.tier.replace("_", "-"), "--config", str(self._file)]
         self.stderr, self._ended = [], False
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "escalade.cli.main", *command],
+            [sys.executable, *self._program, *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

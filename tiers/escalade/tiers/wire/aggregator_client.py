@@ -11,13 +11,15 @@ from escalade.protos.v1 import aggregator_pb2 as pb
 from escalade.tiers.errors import UpstreamError
 from escalade.tiers.wire.aggregator import SERVICE, observation_to_proto, observe_request, verdicts_from_bytes
 from escalade.tiers.wire.link_channel import LinkChannel
-from escalade.tiers.wire.status import error_of, reason_of
+from escalade.tiers.wire.report_gate import HELD_BACK
+from escalade.tiers.wire.status import error_of, failure_of, may_have_left
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from escalade.tiers.aggregator.observation import Observation, Verdict
     from escalade.tiers.tls_files import TlsFiles
+    from escalade.tiers.wire.report_gate import ReportGate
 
 
 class AggregatorClient:
@@ -31,6 +33,8 @@ class AggregatorClient:
         Whose observations are reported.
     wall:
         The time of day, which goes with every report so that the aggregator learns the skew.
+    gate:
+        Holds back what may not leave, and counts what leaves; None: everything may, uncounted.
     tls:
         None: plaintext.
 
@@ -50,8 +54,10 @@ class AggregatorClient:
         tenant: str = "",
         max_message_bytes: int = 4 * 1024 * 1024,
         wall: Callable[[], float] = time.time,
+        gate: ReportGate | None = None,
         tls: TlsFiles | None = None,
     ) -> None:
+        self._gate = gate
         self.address, self._tenant, self._wall = address, tenant, wall
         self._channel = LinkChannel(address, max_message_bytes, tls)
         unary = self._channel.unary_unary
@@ -72,13 +78,24 @@ class AggregatorClient:
         UpstreamError
             There was no usable answer in time: they may have been taken or not. Report them again.
         """
+        classes = self._gate.classes(encoded) if self._gate else []
+        if None in classes:
+            allowed = [one for one, data in zip(encoded, classes, strict=True) if data]
+            verdicts = await self.send(allowed, timeout_s) if allowed else []
+            given = iter(verdicts)
+            return [next(given) if data else HELD_BACK for data in classes]
         request = observe_request(self._tenant, self._wall(), encoded)
+        left = True
         try:
             verdicts = verdicts_from_bytes(await self._observe(request, timeout=timeout_s))
         except grpc.aio.AioRpcError as error:
-            raise UpstreamError(reason_of(error.code()), f"{error.code().name}: {error.details()}") from error
+            left = may_have_left(error)
+            raise failure_of(error) from error
         except Exception as error:
             raise UpstreamError("bad_answer", str(error)) from error
+        finally:
+            if self._gate and left:
+                self._gate.sent(classes, len(request))
         if len(verdicts) != len(encoded):
             raise UpstreamError("bad_answer", f"{len(verdicts)} verdicts for {len(encoded)} observations")
         return verdicts

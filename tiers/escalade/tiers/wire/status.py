@@ -37,11 +37,16 @@ _ERROR: dict[grpc.StatusCode, type[errors.EscaladeError]] = {
 TEXT_LIMIT = 500
 """Characters of a public text: it may quote what the caller sent, and travels in a trailer of limited size."""
 
+NEVER_LEFT = "failed to connect to all addresses"
+"""How gRPC says that a call ended before there was a connection for it."""
+
 _REASON = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "timeout",
     grpc.StatusCode.UNAVAILABLE: "unavailable",
     grpc.StatusCode.CANCELLED: "overloaded",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "overloaded",
+    grpc.StatusCode.UNKNOWN: "bad_answer",  # what gRPC says of a transport that it cannot parse
+    grpc.StatusCode.DATA_LOSS: "bad_answer",
 }
 
 
@@ -68,3 +73,17 @@ def error_of(code: grpc.StatusCode, details: str | None) -> errors.EscaladeError
 def reason_of(code: grpc.StatusCode) -> str:
     """Return why a peer that ended a call with `code` gave no answer: a key of `answer.REASONS`."""
     return _REASON.get(code, "rejected")
+
+
+def failure_of(error: grpc.aio.AioRpcError | grpc.aio.UsageError) -> errors.UpstreamError:
+    """Return what a call to a peer that ended so came to."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        return errors.UpstreamError(reason_of(error.code()), f"{error.code().name}: {error.details()}")
+    return errors.UpstreamError("unavailable", "the link is closed")
+
+
+def may_have_left(error: grpc.aio.AioRpcError | grpc.aio.UsageError) -> bool:
+    """Whether a call that failed may have put its request on the network."""
+    if isinstance(error, grpc.aio.UsageError):  # the channel was closed before
+        return False
+    return not (error.code() is grpc.StatusCode.UNAVAILABLE and NEVER_LEFT in (error.details() or ""))

@@ -14,7 +14,7 @@ from escalade.tiers.wire.channel import bytes_call
 from escalade.tiers.wire.link_channel import LinkChannel
 from escalade.tiers.wire.load import load_from_bytes
 from escalade.tiers.wire.messages import answer_from_bytes, request_bytes, row_from_bytes
-from escalade.tiers.wire.status import reason_of
+from escalade.tiers.wire.status import failure_of, may_have_left
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from escalade.policies import Score
     from escalade.tiers.answer import Answer, Row
     from escalade.tiers.config import LinkConfig
+    from escalade.tiers.egress import DataClass
+    from escalade.tiers.egress_ledger import EgressLedger
     from escalade.tiers.metrics import TierMetrics
     from escalade.tiers.model import OnnxModel
     from escalade.tiers.tls_files import TlsFiles
@@ -43,6 +45,8 @@ class GrpcUpstream:
         The asking tier's model: its name and input are the defaults of the upstream's.
     score:
         Applied to the posterior of a server that sends no score.
+    data:
+        What the model's input is, for the ledger.
     tls:
         None: plaintext.
     """
@@ -56,8 +60,11 @@ class GrpcUpstream:
         score: Score,
         metrics: TierMetrics,
         max_message_bytes: int,
+        ledger: EgressLedger,
+        data: DataClass = "raw",
         tls: TlsFiles | None = None,
     ) -> None:
+        self._ledger, self._data = ledger, data
         self.address, self.load = config.address, 0.0
         self._config, self._metrics, self._score = config, metrics, score
         self._model = config.model or model.name
@@ -76,13 +83,18 @@ class GrpcUpstream:
         metrics, started = self._metrics, time.monotonic()
         request = self._request(x, caller)
         metrics.upstream_sent_bytes += len(request)
+        left = True
         try:
             response = await self._infer(request, timeout=timeout_s)
         except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
-            failure = _failure(error)
+            left = may_have_left(error)
+            failure = failure_of(error)
             if failure.reason == "overloaded":
                 self.load = 1.0
             raise failure from error
+        finally:
+            if left:
+                self._ledger.sent(self._data, self.address, caller.device, len(request))
         metrics.upstream_received_bytes += len(response)
         self.load = load_from_bytes(response)
         if self._posterior and len(x) == 1 and (row := row_from_bytes(response)):
@@ -111,7 +123,7 @@ class GrpcUpstream:
         try:
             await self._ready(b"", timeout=timeout_s)
         except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
-            failure = _failure(error)
+            failure = failure_of(error)
             if failure.reason == "unavailable" and any(words in str(failure) for words in SILENCE):
                 failure = UpstreamError("timeout", str(failure))
             if failure.reason in ("timeout", "unavailable"):
@@ -135,9 +147,3 @@ class GrpcUpstream:
                 self._prefix, self._prefix_shape, self._prefix_caller = whole[: len(whole) - x.nbytes], x.shape, caller
             return whole
         return self._prefix + x.tobytes()
-
-
-def _failure(error: grpc.aio.AioRpcError | grpc.aio.UsageError) -> UpstreamError:
-    if isinstance(error, grpc.aio.AioRpcError):
-        return UpstreamError(reason_of(error.code()), f"{error.code().name}: {error.details()}")
-    return UpstreamError("unavailable", "the link is closed")

@@ -1,4 +1,4 @@
-"""Where Prometheus scrapes."""
+"""The address that Prometheus scrapes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,7 @@ if TYPE_CHECKING:
 
 
 def serve_metrics(collectors: Iterable[Collector], address: str) -> Any:
-    """Return an HTTP server on a thread of its own that answers with what the collectors say.
-
-    Raises
-    ------
-    ConfigError
-        The address cannot be bound.
-    """
+    """Serve them until the returned server is shut down; ConfigError when the address cannot be bound."""
     registry = CollectorRegistry()
     for collector in collectors:
         registry.register(collector)

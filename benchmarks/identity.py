@@ -76,10 +76,10 @@ async def check_us(fleet: Fleet, settings: Settings) -> float:
 
     async def handle(data: bytes, context: Any) -> bytes:
         guard.check(METHOD, context)
-        started = time.perf_counter()
+        started = time.thread_time()  # other processes on the machine cost it nothing
         for _ in range(settings.calls):
             guard.check(METHOD, context)
-        taken.append((time.perf_counter() - started) / settings.calls * 1e6)
+        taken.append((time.thread_time() - started) / settings.calls * 1e6)
         return data
 
     server = grpc.aio.server()

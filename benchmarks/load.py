@@ -50,12 +50,26 @@ class Load:
     ----------
     output:
         The output that holds the classes: `logits` of a bare model, `posterior` of a tier.
+    credentials:
+        Of a server that speaks TLS.
     """
 
-    def __init__(self, server: Server, model: Model, *, output: str, input_name: str = "input") -> None:
+    def __init__(
+        self,
+        server: Server,
+        model: Model,
+        *,
+        output: str,
+        input_name: str = "input",
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
         self._server, self._model, self._output = server, model, output
         self.request = request_bytes(model, input_name)
-        self._channel = grpc.aio.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)])
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        if credentials:
+            self._channel = grpc.aio.secure_channel(server.address, credentials, options)
+        else:
+            self._channel = grpc.aio.insecure_channel(server.address, options)
         self._unary: Any = self._channel.unary_unary(f"/{SERVICE}/ModelInfer")
         self._stream: Any = self._channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")
 

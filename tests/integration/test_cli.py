@@ -209,13 +209,13 @@ def test_shown_values_are_the_effective_ones(write: Write) -> None:
         "show",
         write(),
         ESCALADE__POLICY__THRESHOLD="0.5",
-        ESCALADE__UPSTREAM__ADDRESS="10.0.0.1:8001",
+        ESCALADE__UPSTREAM__ADDRESS="127.0.0.1:8009",
         ESCALADE__METRICS="{address: '127.0.0.1:9464'}",
     )
     assert (outcome.returncode, outcome.stderr) == (0, "")
     shown = yaml.safe_load(outcome.stdout)
     assert shown["policy"] == {"name": "Threshold", "threshold": 0.5}
-    assert shown["upstream"]["address"] == "10.0.0.1:8001"
+    assert shown["upstream"]["address"] == "127.0.0.1:8009"
     assert shown["metrics"] == {"address": "127.0.0.1:9464"}
     assert shown["limits"]["max_queue"] == 1024
 

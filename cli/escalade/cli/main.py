@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from escalade.cli.pki.arguments import add_pki, add_tls
 from escalade.cli.policy.arguments import add_policy, add_record
 from escalade.cli.simulate.arguments import add_simulate
 
@@ -50,7 +51,9 @@ def parser() -> argparse.ArgumentParser:
         "--every", type=float, default=1.0, metavar="SECONDS", help="with --watch; default: %(default)s"
     )
     status.add_argument("--json", action="store_true", help="one line of JSON each time")
+    add_tls(status)
 
+    add_pki(commands)
     add_policy(commands)
     add_record(commands)
     add_simulate(commands)
@@ -155,8 +158,17 @@ def _run(arguments: argparse.Namespace) -> int:
             from escalade.cli.status import show_status
 
             return show_status(
-                arguments.address, watch=arguments.watch, every_s=arguments.every, as_json=arguments.json
+                arguments.address,
+                watch=arguments.watch,
+                every_s=arguments.every,
+                as_json=arguments.json,
+                tls=arguments.tls,
             )
+        if arguments.command in ("pki", "enroll", "audit"):
+            from escalade.cli.pki import command
+
+            run = {"pki": command.run_pki, "enroll": command.run_enroll, "audit": command.run_audit}
+            return run[arguments.command](arguments)
         if arguments.command == "fusion":
             from escalade.cli.fusion import evaluate_file, fit_file
 

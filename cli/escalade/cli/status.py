@@ -12,22 +12,31 @@ from typing import TYPE_CHECKING
 from escalade.cli.times import readable_time
 from escalade.tiers.client import Client
 from escalade.tiers.errors import EscaladeError
+from escalade.tiers.tls_config import TlsConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from escalade.tiers.status import Status
 
 CLEAR = "\033[H\033[2J"
 
 
-def show_status(address: str, *, watch: bool, every_s: float, as_json: bool) -> int:
-    """Print a tier's status; with `watch` again and again until interrupted. Return 0, or 1 when it cannot be had."""
-    return asyncio.run(_show(address, watch=watch, every_s=every_s, as_json=as_json))
+def show_status(address: str, *, watch: bool, every_s: float, as_json: bool, tls: Sequence[Path] | None = None) -> int:
+    """Print a tier's status; with `watch` again and again until interrupted. Return 0, or 1 when it cannot be had.
+
+    Parameters
+    ----------
+    tls:
+        Certificate, key and CA; None: plaintext.
+    """
+    shown = TlsConfig(certificate=tls[0], key=tls[1], ca=tls[2]) if tls else None
+    return asyncio.run(_show(address, shown, watch=watch, every_s=every_s, as_json=as_json))
 
 
-async def _show(address: str, *, watch: bool, every_s: float, as_json: bool) -> int:
-    async with Client(address) as client:
+async def _show(address: str, tls: TlsConfig | None, *, watch: bool, every_s: float, as_json: bool) -> int:
+    async with Client(address, tls=tls) as client:
         while True:
             try:
                 status, trouble = await client.status(timeout_s=3.0), ""

@@ -134,7 +134,7 @@ def test_the_environment_overrides_the_file(write: Path) -> None:
         write,
         {
             "ESCALADE__LIMITS__MAX_QUEUE": "7",
-            "ESCALADE__UPSTREAM__ADDRESS": "10.0.0.1:9",
+            "ESCALADE__UPSTREAM__ADDRESS": "127.0.0.1:9",
             "ESCALADE__METRICS__ADDRESS": "127.0.0.1:1",
             "ESCALADE__MODEL__PROVIDERS": "[cpu]",
             "OTHER": "1",
@@ -142,7 +142,7 @@ def test_the_environment_overrides_the_file(write: Path) -> None:
     )
     assert config.limits.max_queue == 7
     assert config.upstream is not None
-    assert config.upstream.address == "10.0.0.1:9"
+    assert config.upstream.address == "127.0.0.1:9"
     assert config.metrics is not None
 
 

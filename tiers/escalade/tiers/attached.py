@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from escalade.tiers.egress_ledger import EgressLedger
     from escalade.tiers.outbox.sealing import Seal
     from escalade.tiers.tier import Tier
+    from escalade.tiers.tls_files import TlsFiles
     from escalade.tiers.wire.server import MoreService
 
 
@@ -50,7 +51,9 @@ class Attached:
         self._servicer: AggregatorServicer | None = None
         self._reporting: Reporting | None = None
 
-    async def start(self, config: TierConfig, tier: Tier, ledger: EgressLedger, seal: Seal) -> None:
+    async def start(
+        self, config: TierConfig, tier: Tier, ledger: EgressLedger, seal: Seal, tls: TlsFiles | None
+    ) -> None:
         """Start what the configuration names.
 
         Parameters
@@ -59,6 +62,8 @@ class Attached:
             Counts what is reported.
         seal:
             Encrypts what is kept of it; opens the model.
+        tls:
+            What a reporter shows to the aggregator; None: plaintext.
 
         Raises
         ------
@@ -73,7 +78,8 @@ class Attached:
             self.collectors.append(self.aggregator.metrics)
         if config.aggregate is not None:
             features = _features_model(config, config.aggregate, seal)
-            reporter = _reporter(config, config.aggregate, ledger, seal)
+            shown = None if config.aggregate.insecure else tls
+            reporter = _reporter(config, config.aggregate, ledger, seal, shown)
             try:
                 await reporter.start()
             except OutboxError as error:
@@ -98,12 +104,14 @@ class Attached:
             await aggregator.close()
 
 
-def _reporter(tier: TierConfig, config: AggregateConfig, ledger: EgressLedger, seal: Seal) -> Reporter:
+def _reporter(
+    tier: TierConfig, config: AggregateConfig, ledger: EgressLedger, seal: Seal, tls: TlsFiles | None
+) -> Reporter:
     limits = OutboxLimits(max_bytes=int(config.outbox_mb * 1024 * 1024))
     gate = ReportGate(config.egress, tier.model.input.data, ledger, config.address, config.node)
     return Reporter(
         AggregatorClient(
-            config.address, tenant=config.tenant, max_message_bytes=tier.limits.max_message_bytes, gate=gate
+            config.address, tenant=config.tenant, max_message_bytes=tier.limits.max_message_bytes, gate=gate, tls=tls
         ),
         None if config.outbox is None else Outbox(config.outbox, limits, seal=seal),
         encode,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
 from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.errors import EscaladeError, UpstreamError
-from escalade.tiers.wire.channel import bytes_call, client_options
+from escalade.tiers.tls_files import TlsFiles
+from escalade.tiers.wire.channel import bytes_call
+from escalade.tiers.wire.link_channel import open_channel
 from escalade.tiers.wire.messages import (
     answer_from_bytes,
     input_name_from_bytes,
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from escalade.tiers.answer import Answer
     from escalade.tiers.corrections import Correction
     from escalade.tiers.status import Status
+    from escalade.tiers.tls_config import TlsConfig
 
 
 class Client:
@@ -37,6 +41,9 @@ class Client:
     ----------
     address:
         `host:port`.
+    tls:
+        Whose certificate to show, and which CAs to believe; None: plaintext. ConfigError when the files are not
+        in order.
 
     Examples
     --------
@@ -47,10 +54,10 @@ class Client:
             print(answer.label[0], answer.tier[0], answer.score[0])
     """
 
-    def __init__(self, address: str, *, max_message_bytes: int = 4 * 1024 * 1024) -> None:
+    def __init__(self, address: str, *, max_message_bytes: int = 4 * 1024 * 1024, tls: TlsConfig | None = None) -> None:
         self.address = address
         self._input_names: dict[str, str] = {}
-        self._channel = grpc.aio.insecure_channel(address, client_options(max_message_bytes))
+        self._channel = open_channel(address, max_message_bytes, TlsFiles(tls, time.time) if tls else None)
         self._tier = TierCalls(self._channel)
 
     async def infer(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from socket import gethostname
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -31,6 +31,7 @@ from escalade.tiers.errors import ConfigError
 from escalade.tiers.keeping_config import AtRestConfig, EgressLedgerConfig
 from escalade.tiers.preprocess import StepSpec
 from escalade.tiers.providers import Provider, full_name
+from escalade.tiers.tls_config import TlsConfig, refuse_plaintext
 
 TierName = Literal["endpoint", "edge_node", "edge_server"]
 OutputKind = Literal["logits", "posterior", "raw"]
@@ -127,6 +128,8 @@ class LinkConfig(Section):
     """One way upward: to another escalade tier or any Open Inference Protocol server."""
 
     address: Address
+    insecure: bool = False
+    """Plaintext: whoever listens on the way reads and changes what is asked and answered."""
     model: str | None = None
     """The model's name there; default: this tier's own."""
     version: str = ""
@@ -170,6 +173,8 @@ class ListenConfig(Section):
 
     address: Address = "127.0.0.1:8001"
     """Port 0: any free one."""
+    insecure: bool = False
+    """Plaintext, and whoever reaches the address may call everything."""
     reflection: bool = True
 
 
@@ -270,6 +275,9 @@ class InboxConfig(Section):
     max_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 256.0
 
 
+Protected = TypeVar("Protected", ListenConfig, LinkConfig, UpstreamConfig | None, AggregateConfig | None)
+
+
 def _fallbacks(value: list[FallbackConfig], info: ValidationInfo) -> list[FallbackConfig]:
     upstream = info.data.get("upstream")
     if value and upstream is None and "upstream" in info.data:
@@ -277,12 +285,20 @@ def _fallbacks(value: list[FallbackConfig], info: ValidationInfo) -> list[Fallba
     addresses = [link.address for link in ([upstream] if upstream else []) + value]
     if twice := next((one for one in addresses if addresses.count(one) > 1), None):
         raise ValueError(f"two links lead to {twice}; name each address once")
+    for link in value:
+        _protected(link, info)
     if upstream is None:
         return value
     return [
         link if "egress" in link.model_fields_set else link.model_copy(update={"egress": upstream.egress})
         for link in value
     ]
+
+
+def _protected(value: Protected, info: ValidationInfo) -> Protected:
+    if value is not None:
+        refuse_plaintext(value.address, secured=info.data.get("tls") is not None, insecure=value.insecure)
+    return value
 
 
 class TierConfig(Section):
@@ -297,10 +313,12 @@ class TierConfig(Section):
     policy: dict[str, Any] = {"name": "AlwaysAccept"}
     """`{name: Threshold, threshold: 0.8}`, or `{name: my_module:MyPolicy, ...}`; `state: FILE` beside the name
     is what the policy was fitted to or has learnt."""
-    upstream: UpstreamConfig | None = None
+    tls: TlsConfig | None = None
+    """Who this tier is, and whom it believes; without it plaintext, which stays on this machine."""
+    upstream: Annotated[UpstreamConfig | None, AfterValidator(_protected)] = None
     fallbacks: Annotated[list[FallbackConfig], AfterValidator(_fallbacks)] = []
     """In order of preference, asked when `upstream` gives no answer."""
-    listen: ListenConfig = ListenConfig()
+    listen: Annotated[ListenConfig, AfterValidator(_protected)] = ListenConfig()
     batching: BatchingConfig = BatchingConfig()
     limits: LimitsConfig = LimitsConfig()
     metrics: MetricsConfig | None = None
@@ -309,7 +327,9 @@ class TierConfig(Section):
     egress_ledger: EgressLedgerConfig | None = None
     at_rest: AtRestConfig | None = None
     record: RecordConfig | None = None
-    aggregate: AggregateConfig | None = None
+    audit: Path | None = None
+    """A file to which is appended which configuration, model and certificates were used since when."""
+    aggregate: Annotated[AggregateConfig | None, AfterValidator(_protected)] = None
     """What this tier answers is reported to an aggregator."""
     aggregator: AggregatorConfig | None = None
     """On an edge server: fuses what several edge nodes report of one event."""
@@ -339,9 +359,10 @@ class TierConfig(Section):
         parts = {"model": model, "record": record, "outbox": outbox, "inbox": inbox}
         others = {
             name: part.in_folder(folder)
-            for name in ("aggregate", "aggregator", "egress_ledger", "at_rest")
+            for name in ("aggregate", "aggregator", "egress_ledger", "at_rest", "tls")
             if (part := getattr(self, name))
         }
+        others["audit"] = self.audit and folder / self.audit
         config = self.model_copy(update={**parts, **others})
         config._folder = folder
         return config

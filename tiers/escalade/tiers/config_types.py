@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,6 +35,15 @@ def host_port(address: str) -> tuple[str, int]:
     if not colon or not host or "/" in host or not port.isdigit() or int(port) > 65535:
         raise ValueError(f"{address!r} is not host:port, for example 127.0.0.1:8001")
     return host.strip("[]"), int(port)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether what goes to `host:port` cannot leave this machine."""
+    host, _ = host_port(address)
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _address(value: str) -> str:

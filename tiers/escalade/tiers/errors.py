@@ -10,6 +10,9 @@
      │    ├── NotFoundError      no such model or version                NOT_FOUND
      │    ├── ForgottenError     what is asked for is not kept any more  OUT_OF_RANGE
      │    ├── NotServedError     the tier does not offer this call       FAILED_PRECONDITION
+     │    ├── UnknownCallerError its certificate says not who it is      UNAUTHENTICATED
+     │    ├── ForbiddenError     its role may not do this, or not for    PERMISSION_DENIED
+     │    │                      this device; or it is revoked
      │    ├── TooLargeError      more rows than the tier takes           RESOURCE_EXHAUSTED
      │    └── DeadlineError      its deadline had passed                 DEADLINE_EXCEEDED
      ├── TierError               this tier
@@ -79,6 +82,18 @@ class ForgottenError(CallerError):
 
 class NotServedError(CallerError):
     """The server does not offer what was asked: it is another server, or it is not configured for it."""
+
+
+class UnknownCallerError(CallerError):
+    """The caller's certificate does not say who it is."""
+
+    outcome = "forbidden"
+
+
+class ForbiddenError(CallerError):
+    """The caller may not do this, or not for this device."""
+
+    outcome = "forbidden"
 
 
 class TooLargeError(CallerError):

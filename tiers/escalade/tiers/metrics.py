@@ -33,6 +33,7 @@ OUTCOMES = (
     "degraded",
     "invalid",
     "not_found",
+    "forbidden",
     "too_large",
     "expired",
     "overloaded",

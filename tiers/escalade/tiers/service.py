@@ -15,6 +15,7 @@ from escalade.policies import Policy, PolicyConfigError, load_policy, load_score
 from escalade.policies.combinator import listens
 from escalade.tiers.at_rest import open_seal
 from escalade.tiers.attached import Attached
+from escalade.tiers.audited import note_start
 from escalade.tiers.config_file import load_config, parse_config
 from escalade.tiers.deliveries import Deliveries, MemoryWindow
 from escalade.tiers.egress_ledger import EgressLedger, EgressMetrics
@@ -31,6 +32,7 @@ from escalade.tiers.outbox import Inbox, InboxLimits, OutboxError
 from escalade.tiers.outbox.sealing import UNSEALED
 from escalade.tiers.record import Recorder
 from escalade.tiers.retuning import Window, retune_forever
+from escalade.tiers.security import Security
 from escalade.tiers.status import Status, inbox_status, link_status, outbox_status
 from escalade.tiers.tier import Tier
 from escalade.tiers.wire.kept import KeptMessages
@@ -95,6 +97,7 @@ class Service:
         self._metrics_server: Any = None
         self._tasks: list[asyncio.Task[None]] = []
         self._retuning: asyncio.Task[None] | None = None
+        self._security: Security | None = None
         self._recorder: Recorder | None = None
         self._forwarding: Forwarding | None = None
         self._inbox: Inbox | None = None
@@ -138,12 +141,17 @@ class Service:
         SetupError
             When the model, a provider, the score or the policy does not work.
         """
-        config = self.config
         if not structlog.is_configured():  # an application that has its own logging keeps it
-            configure_logs(config.log)
+            configure_logs(self.config.log)
+        if self.config.tls:
+            self._security = Security(self.config, self.config.tls)
+            self.config = self._security.config
+        config, files = self.config, self._security.files if self._security else None
         self._seal = await asyncio.to_thread(open_seal, config.at_rest)
         model = OnnxModel(config.model, self._seal)
         policy = _policy(config, model.sha256)
+        if config.audit:
+            note_start(config.audit, config, model=model.name, sha256=model.sha256)
         score = load_score(config.score, config.model.output_kind, temperature=config.model.temperature)
         head = Head(model, config.model.temperature, score)
         metrics = TierMetrics(self.tier_name, model.name)
@@ -162,6 +170,7 @@ class Service:
                     max_message_bytes=limit,
                     ledger=self.egress,
                     data=config.model.input.data,
+                    tls=None if link.insecure else files,
                 )
                 for link in config.links
             ]
@@ -219,7 +228,7 @@ class Service:
             await self._open_inbox(config.inbox)
         if forwarding:
             await forwarding.start(lambda: self.status().as_json())
-        await self._attached.start(config, self._tier, self.egress, self._seal)
+        await self._attached.start(config, self._tier, self.egress, self._seal, files)
         if listens(policy, "retune"):
             slow_loop = retune_forever(policy, Window(metrics), self.retune_seconds, self._tier.policy_failed)
             self._retuning = asyncio.create_task(slow_loop)
@@ -263,6 +272,7 @@ class Service:
             max_unread=config.limits.max_unread,
             reflection_on=config.listen.reflection,
             more=more,
+            security=None if config.listen.insecure else self._security,
         )
         address = await self._server.start()
         self._tasks.append(asyncio.create_task(_watch_loop(self.tier.admission)))
@@ -374,6 +384,9 @@ class Service:
             self._inbox = None
         await self._attached.close()
         await self._tier.close()
+        if self._security:
+            await self._security.close()
+            self._security = None
         await self.egress.close()
         if self._recorder:
             await asyncio.to_thread(self._recorder.close)
@@ -387,6 +400,8 @@ class Service:
     def _collectors(self) -> Iterator[Collector]:
         metrics = self.tier.metrics
         yield metrics
+        if self._security:
+            yield self._security.refusals
         if self.links:
             yield EgressMetrics(self.egress.lines, metrics.labels)
         yield from self._attached.collectors

@@ -39,7 +39,7 @@ def test_a_configuration_that_cannot_work_is_refused(change: dict[str, Any], say
     ("tier", "block", "key", "says"),
     [
         ("edge_node", {"aggregator": {"nodes": ["a"]}}, "", "belongs to an edge_server"),
-        ("edge_server", {"aggregate": {"address": "a:1", "node": "a"}}, "", "belongs to the nodes that report"),
+        ("edge_server", {"aggregate": {"address": "127.0.0.1:1", "node": "a"}}, "", "belongs to the nodes that report"),
         ("edge_server", {"aggregator": {"nodes": ["a"], "quorom": 1}}, "aggregator.quorom", "did you mean 'quorum'"),
         ("edge_server", {"aggregator": {"nodes": ["a"], "score": "energy"}}, "aggregator.score", "agreement"),
         (

@@ -19,8 +19,10 @@ class AggregateConfig(Section):
 
     address: Address
     """The aggregator's: the edge server's `listen.address`."""
+    insecure: bool = False
+    """Plaintext; see `LinkConfig`."""
     node: Name
-    """This tier's name in the aggregator's `nodes`."""
+    """This tier's name in the aggregator's `nodes`; with TLS the name in its certificate."""
     tenant: str = ""
     zone: str = ""
     """Where this tier looks, for events without a key."""

@@ -10,7 +10,7 @@ import grpc
 from escalade.protos.v1 import aggregator_pb2 as pb
 from escalade.tiers.errors import UpstreamError
 from escalade.tiers.wire.aggregator import SERVICE, observation_to_proto, observe_request, verdicts_from_bytes
-from escalade.tiers.wire.channel import client_options
+from escalade.tiers.wire.link_channel import LinkChannel
 from escalade.tiers.wire.report_gate import HELD_BACK
 from escalade.tiers.wire.status import error_of, failure_of, may_have_left
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from escalade.tiers.aggregator.observation import Observation, Verdict
+    from escalade.tiers.tls_files import TlsFiles
     from escalade.tiers.wire.report_gate import ReportGate
 
 
@@ -34,6 +35,8 @@ class AggregatorClient:
         The time of day, which goes with every report so that the aggregator learns the skew.
     gate:
         Holds back what may not leave, and counts what leaves; None: everything may, uncounted.
+    tls:
+        None: plaintext.
 
     Examples
     --------
@@ -52,10 +55,11 @@ class AggregatorClient:
         max_message_bytes: int = 4 * 1024 * 1024,
         wall: Callable[[], float] = time.time,
         gate: ReportGate | None = None,
+        tls: TlsFiles | None = None,
     ) -> None:
         self._gate = gate
         self.address, self._tenant, self._wall = address, tenant, wall
-        self._channel = grpc.aio.insecure_channel(address, client_options(max_message_bytes))
+        self._channel = LinkChannel(address, max_message_bytes, tls)
         unary = self._channel.unary_unary
         self._observe: Any = unary(f"/{SERVICE}/Observe")
         self._get_event: Any = unary(f"/{SERVICE}/GetEvent")

@@ -10,6 +10,7 @@ import structlog
 
 from escalade.protos.v1 import aggregator_pb2 as pb
 from escalade.tiers.errors import EscaladeError
+from escalade.tiers.identity import speaking_for
 from escalade.tiers.wire.aggregator import (
     SERVICE,
     answer_to_proto,
@@ -67,6 +68,7 @@ class AggregatorServicer:
     async def observe(self, data: bytes) -> bytes:
         """Take a batch in."""
         observations, tenant, sent_s = observations_from_bytes(data)
+        observations = [one._replace(node=speaking_for(one.node)) for one in observations]
         return verdicts_to_bytes(await self._aggregator.observe(observations, tenant, sent_s))
 
     async def get_event(self, data: bytes) -> bytes:

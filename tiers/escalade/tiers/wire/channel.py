@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, cast
 if TYPE_CHECKING:
     import grpc.aio
 
+    from escalade.tiers.wire.link_channel import LinkChannel
+
     BytesCall = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 
 SERVICE = "inference.GRPCInferenceService"
@@ -23,8 +25,15 @@ _KEEPALIVE: ChannelOptions = [
 ]
 
 
-def client_options(max_message_bytes: int) -> ChannelOptions:
-    """Return what a tier's link upward is opened with: reconnects within 2 s of a peer's return."""
+def client_options(max_message_bytes: int, *, ages: bool = False) -> ChannelOptions:
+    """Return what a tier's link upward is opened with: reconnects within 2 s of a peer's return.
+
+    Parameters
+    ----------
+    ages:
+        The server ends connections that are too old. Calls that cross with that were not read, and gRPC sends them
+        again by itself; without it a few calls fail at such moments.
+    """
     return [
         *_KEEPALIVE,
         ("grpc.initial_reconnect_backoff_ms", 200),
@@ -33,7 +42,7 @@ def client_options(max_message_bytes: int) -> ChannelOptions:
         ("grpc.max_reconnect_backoff_ms", 2_000),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
-        ("grpc.enable_retries", 0),
+        ("grpc.enable_retries", int(ages)),
         # A link of its own: tiers in one process (tests, simulations) must not share a connection's fate.
         ("grpc.use_local_subchannel_pool", 1),
     ]
@@ -59,6 +68,6 @@ def server_options(max_message_bytes: int, max_unread: int) -> ChannelOptions:
     ]
 
 
-def bytes_call(channel: grpc.aio.Channel, method: str) -> BytesCall:
+def bytes_call(channel: grpc.aio.Channel | LinkChannel, method: str) -> BytesCall:
     """Return a unary call of the protocol's service that takes and returns serialised messages."""
     return cast("BytesCall", channel.unary_unary(f"/{SERVICE}/{method}"))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from escalade.tiers.egress import DataClass
     from escalade.tiers.egress_ledger import EgressLedger
     from escalade.tiers.outbox import Item
+    from escalade.tiers.wire.link_channel import LinkChannel
 
 
 class ReportSender:
@@ -34,7 +35,7 @@ class ReportSender:
 
     def __init__(
         self,
-        channel: grpc.aio.Channel,
+        channel: LinkChannel,
         *,
         timeout_s: float,
         destination: str,
@@ -42,7 +43,8 @@ class ReportSender:
         egress: Collection[DataClass],
     ) -> None:
         self._destination, self._ledger, self._egress = destination, ledger, egress
-        self._stub = cast("tier_service_pb2_grpc.TierAsyncStub", tier_service_pb2_grpc.TierStub(channel))
+        stub = tier_service_pb2_grpc.TierStub(cast("grpc.aio.Channel", channel))  # as far as a stub needs it
+        self._stub = cast("tier_service_pb2_grpc.TierAsyncStub", stub)
         self._timeout_s = timeout_s
 
     async def send(self, item: Item) -> bytes:

@@ -5,21 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 import grpc
+import structlog
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from escalade.protos.oip import open_inference_pb2 as oip
-from escalade.tiers.config import host_port
+from escalade.tiers.config_types import host_port, is_loopback
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.wire.channel import SERVICE, server_options
+from escalade.tiers.wire.credentials import connection_age_options, server_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from google.protobuf.descriptor import FileDescriptor
 
+    from escalade.tiers.security import Security
     from escalade.tiers.wire.servicer import InferenceServicer
+
+
+log = structlog.get_logger(__name__)
 
 
 class MoreService(Protocol):
@@ -48,6 +54,8 @@ class GrpcServer:
         `host:port`; port 0 takes any free one.
     more:
         Other services of the tier.
+    security:
+        Who may call; None: plaintext, and everybody may.
     """
 
     def __init__(
@@ -59,9 +67,13 @@ class GrpcServer:
         max_unread: int,
         reflection_on: bool,
         more: Sequence[MoreService] = (),
+        security: Security | None = None,
     ) -> None:
-        self._servicer, self._address = servicer, address
-        self._server = grpc.aio.server(options=server_options(max_message_bytes, max_unread))
+        self._servicer, self._address, self._security = servicer, address, security
+        options = server_options(max_message_bytes, max_unread)
+        if security:
+            options += connection_age_options(security.max_connection_age_s)
+        self._server = grpc.aio.server(options=options, interceptors=[security.guard] if security else None)
         self._server.add_generic_rpc_handlers([servicer.handler()])
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -83,7 +95,12 @@ class GrpcServer:
         """
         host, port = host_port(self._address)
         try:
-            bound = self._server.add_insecure_port(self._address)
+            if self._security:
+                bound = self._server.add_secure_port(self._address, server_credentials(self._security.files))
+            else:
+                bound = self._server.add_insecure_port(self._address)
+                if not is_loopback(self._address):
+                    log.warning("plaintext: whoever reaches the address may call everything", address=self._address)
         except RuntimeError:
             bound = 0
         if not bound:
@@ -92,6 +109,8 @@ class GrpcServer:
                 "set it to a free one",
                 key="listen.address",
             )
+        if self._security:
+            self._security.watch()
         await self._server.start()
         for service in ("", *self._names):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)

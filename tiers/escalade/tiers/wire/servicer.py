@@ -15,6 +15,7 @@ from escalade.tiers.admission import class_of
 from escalade.tiers.answer import Answer, Row
 from escalade.tiers.caller import PLAIN
 from escalade.tiers.errors import EscaladeError, InputError, OverloadedError
+from escalade.tiers.identity import speaking_for
 from escalade.tiers.rate_limit import DeviceRates, host_of
 from escalade.tiers.wire.channel import SERVICE
 from escalade.tiers.wire.codec import Codec, InferRequest, in_stream, request_id_of
@@ -151,7 +152,11 @@ class InferenceServicer:
 
     def _read(self, data: bytes) -> InferRequest:
         try:
-            return self.codec.decode(data)
+            request = self.codec.decode(data)
+            device = speaking_for(request.caller.device)
+            if device != request.caller.device:
+                request.caller = request.caller._replace(device=device)
+            return request
         except EscaladeError as error:
             self._tier.metrics.refused(error, class_of(PLAIN))
             raise

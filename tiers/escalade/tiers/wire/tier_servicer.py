@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from escalade.protos.v1 import tier_pb2, tier_service_pb2, tier_service_pb2_grpc
 from escalade.tiers.errors import EscaladeError, InputError, NotServedError
+from escalade.tiers.identity import may_hear_of, speaking_for
 from escalade.tiers.wire.status import status_of
 from escalade.tiers.wire.tier_messages import correction_to_proto, item_from_proto, status_to_proto
 
@@ -59,7 +61,8 @@ class TierServicer(tier_service_pb2_grpc.TierServicer):
             if self._corrections is None:
                 raise NotServedError("this tier keeps no outbox, and so no corrections; see `outbox:`")
             async for stored in self._corrections.stored(request.after, until_now=request.until_now):
-                yield correction_to_proto(stored)
+                if may_hear_of(stored.device):
+                    yield correction_to_proto(stored)
         except EscaladeError as error:
             await context.abort(*status_of(error))
 
@@ -76,6 +79,7 @@ class TierServicer(tier_service_pb2_grpc.TierServicer):
                 items = [item_from_proto(report) for report in request.reports]
             except ValueError as error:
                 raise InputError(str(error)) from error
+            items = [replace(item, device=speaking_for(item.device)) for item in items]
             return tier_pb2.DeliverResponse(fresh=await self._inbox.store(items))
         except EscaladeError as error:
             await context.abort(*status_of(error))

@@ -10,7 +10,8 @@ import grpc
 from escalade.tiers.answer import Hop
 from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.errors import UpstreamError
-from escalade.tiers.wire.channel import bytes_call, client_options
+from escalade.tiers.wire.channel import bytes_call
+from escalade.tiers.wire.link_channel import LinkChannel
 from escalade.tiers.wire.load import load_from_bytes
 from escalade.tiers.wire.messages import answer_from_bytes, request_bytes, row_from_bytes
 from escalade.tiers.wire.status import failure_of, may_have_left
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from escalade.tiers.egress_ledger import EgressLedger
     from escalade.tiers.metrics import TierMetrics
     from escalade.tiers.model import OnnxModel
+    from escalade.tiers.tls_files import TlsFiles
 
 SILENCE = ("ping timeout", "timed out")
 """How gRPC says that a connection, or an attempt at one, ended because nothing was heard from the peer."""
@@ -45,6 +47,8 @@ class GrpcUpstream:
         Applied to the posterior of a server that sends no score.
     data:
         What the model's input is, for the ledger.
+    tls:
+        None: plaintext.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class GrpcUpstream:
         max_message_bytes: int,
         ledger: EgressLedger,
         data: DataClass = "raw",
+        tls: TlsFiles | None = None,
     ) -> None:
         self._ledger, self._data = ledger, data
         self.address, self.load = config.address, 0.0
@@ -66,9 +71,9 @@ class GrpcUpstream:
         self._input = config.input or model.input.name
         self._raw = model.output_kind == "raw"
         self._tier = config.tier or NEXT_TIER.get(tier, "upstream")
-        self.channel = self._channel = grpc.aio.insecure_channel(config.address, client_options(max_message_bytes))
-        self._infer = bytes_call(self._channel, "ModelInfer")
-        self._ready = bytes_call(self._channel, "ServerReady")
+        self.channel = LinkChannel(config.address, max_message_bytes, tls)
+        self._infer = bytes_call(self.channel, "ModelInfer")
+        self._ready = bytes_call(self.channel, "ServerReady")
         self._posterior = config.output == config.output_kind == "posterior"
         self._dtype, self._prefix, self._prefix_shape = model.input.dtype, b"", (0,)
         self._prefix_caller = PLAIN
@@ -126,7 +131,7 @@ class GrpcUpstream:
 
     async def close(self) -> None:
         """Close the channel; calls under way end."""
-        await self._channel.close()
+        await self.channel.close()
 
     def _request(self, x: NDArray[Any], caller: Caller) -> bytes:
         """Return the request; what precedes the raw contents is the same for all inputs of one shape and caller."""

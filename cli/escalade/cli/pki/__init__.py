@@ -1,0 +1,1 @@
+"""`escalade pki`, `escalade enroll`, `escalade audit`: identities and who was given them."""

@@ -1,0 +1,130 @@
+"""What a tier says at start when its TLS files are not in order: one line that names the file and the remedy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from escalade.tiers import EdgeServer
+from escalade.tiers.errors import ConfigError
+from escalade.tiers.identity import Identity
+from escalade.tiers.pki import certificates as x
+from escalade.tiers.pki.authority import Authority
+from escalade.tiers.pki.files import OWNER_ONLY, replace
+from escalade.tiers.testing.fleet import DAY_S, Fleet
+from escalade.tiers.tls_check import check_tls
+from escalade.tiers.tls_config import TlsConfig
+
+Spoil = Callable[[dict[str, Path], Fleet], object]
+
+
+def pair(section: dict[str, Path], fleet: Fleet, days: float) -> None:
+    key, certificate = fleet.made("edge-server", shift_days=days)
+    replace(section["certificate"], certificate)
+    replace(section["key"], key, OWNER_ONLY)
+
+
+def old_ca(section: dict[str, Path], fleet: Fleet) -> None:
+    aged = x.make_ca("old", x.new_key(), days=1, now=x.utc(time.time() - 30 * DAY_S))
+    replace(section["ca"], x.to_pem(aged))
+
+
+CASES: dict[str, tuple[Spoil, str, str]] = {
+    "expired": (lambda s, f: pair(s, f, -3), "tls.certificate", r" expired on .*renew it.*this machine's clock"),
+    "clock off": (lambda s, f: pair(s, f, 3), "tls.certificate", r"is not valid before .*set this machine's clock"),
+    "other key": (lambda s, f: replace(s["key"], x.key_to_pem(x.new_key()), 0o600), "tls.key", "is not the key of"),
+    "open key": (lambda s, f: s["key"].chmod(0o644), "tls.key", r"open to everybody \(mode 644\); run `chmod 600"),
+    "no key": (lambda s, f: s["key"].unlink(), "tls.key", "cannot read .*No such file"),
+    "no certificate": (lambda s, f: s["certificate"].unlink(), "tls.certificate", "cannot read .*No such file"),
+    "no CA": (lambda s, f: s["ca"].unlink(), "tls.ca", "cannot read .*No such file"),
+    "no PEM": (lambda s, f: replace(s["certificate"], b"hello"), "tls", "not a certificate and an unencrypted key"),
+    "CA no PEM": (lambda s, f: replace(s["ca"], b"\xff"), "tls.ca", "holds no certificate in PEM"),
+    "CA a device's": (lambda s, f: replace(s["ca"], s["certificate"].read_bytes()), "tls.ca", "holds no CA's"),
+    "other CA": (
+        lambda s, f: replace(s["ca"], x.to_pem(x.make_ca("x", x.new_key(), days=9, now=x.utc(time.time())))),
+        "tls.certificate",
+        "is not of a CA in .*name its CA",
+    ),
+    "old CA": (old_ca, "tls.ca", "expired on .*make a new CA"),
+    "bad deny-list": (lambda s, f: s["deny"].write_text("x\n"), "tls.deny", "line 1: 'x' is not a serial number"),
+    "no deny-list": (lambda s, f: s["deny"].unlink(), "tls.deny", "cannot read .*No such file"),
+    "bad identities": (lambda s, f: s["identities"].write_text("a: b"), "tls.identities", "is not ROLE/NAME"),
+}  # fmt: skip
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("case", CASES)
+async def test_wrong_files_are_one_line(models: Path, fleet: Fleet, tmp_path: Path, case: str) -> None:
+    """Which key of the YAML, which file, what to do."""
+    section = {part: Path(file) for part, file in fleet.copied("server-1", tmp_path).items()}
+    section |= {"deny": tmp_path / "denied.txt", "identities": tmp_path / "identities.yaml"}
+    replace(section["deny"], b"")
+    replace(section["identities"], b"escalade://edge-server/server-1: edge-server/server-1\n")
+    spoil, key, says = CASES[case]
+    spoil(section, fleet)
+    config: dict[str, Any] = {"tier": "edge_server", "model": {"file": str(models / "sure.onnx"), "name": "m"}}
+    with pytest.raises(ConfigError, match=says) as caught:
+        await EdgeServer.from_config({**config, "tls": {p: str(f) for p, f in section.items()}}).start()
+    assert caught.value.key == key
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_certificate_says_what_it_is(fleet: Fleet) -> None:
+    """As the standard library reads it after a handshake with oneself; a group may read the key."""
+    config = TlsConfig.model_validate(fleet.tls("server-1"))
+    facts = check_tls(config, time.time())
+    assert facts.uris == ("escalade://edge-server/server-1",)
+    assert facts.dns_names == ("localhost",)
+    assert facts.serial == x.facts_of(x.from_pem(config.certificate.read_bytes())).serial
+    assert 360 < (facts.not_after - time.time()) / DAY_S < 366
+
+
+@pytest.mark.asyncio
+async def test_a_device_that_is_written_otherwise_is_refused(models: Path, fleet: Fleet) -> None:
+    """The tiers above would refuse all that it asks."""
+    config = {"tier": "edge_server", "model": {"file": str(models / "sure.onnx")}, "tls": fleet.tls("server-1")}
+    with pytest.raises(ConfigError, match="'other' is 'server-1' by its certificate") as caught:
+        await EdgeServer.from_config({**config, "device": "other"}).start()
+    assert caught.value.key == "device"
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"listen": {"address": "0.0.0.0:1"}},
+        {"upstream": {"address": "gateway:1"}, "policy": {"name": "AlwaysEscalate"}},
+        {"upstream": {"address": "[::1]:1"}, "policy": {"name": "AlwaysEscalate"}, "fallbacks": [{"address": "b:1"}]},
+    ],
+    ids=["listen", "upstream", "fallbacks"],
+)
+def test_plaintext_beyond_the_loopback_is_refused_unless_it_is_written(section: dict[str, Any]) -> None:
+    """There, and not somewhere else; metrics are no secret."""
+    config = {"tier": "edge_node", "model": {"file": "m.onnx"}, "metrics": {"address": "0.0.0.0:9464"}, **section}
+    name = next(name for name in ("fallbacks", "upstream", "listen") if name in section)
+    with pytest.raises(ConfigError, match="is not on this machine, and there is no `tls:`") as caught:
+        EdgeServer.from_config(config)
+    assert caught.value.key == name
+    if name == "fallbacks":
+        allowed = {**config, name: [{**section[name][0], "insecure": True}]}
+    else:
+        allowed = {**config, name: {**section[name], "insecure": True}}
+    with pytest.raises(ConfigError, match="configuration of an edge-node"):
+        EdgeServer.from_config(allowed)
+    files = {"certificate": "c", "key": "k", "ca": "a"}
+    with pytest.raises(ConfigError, match="configuration of an edge-node"):
+        EdgeServer.from_config({**config, "tls": files})
+
+
+def test_an_unknown_authority_folder_is_said(tmp_path: Path) -> None:
+    """With the command that makes one."""
+    from escalade.tiers.errors import SetupError
+
+    with pytest.raises(SetupError, match="escalade pki init"):
+        Authority(tmp_path)
+    with pytest.raises(SetupError, match="no name"):
+        Authority.init(tmp_path / "ca", "x").sign(Identity("viewer", "../x"), b"", (), 1)

@@ -62,6 +62,20 @@ class ProviderConfig(Section):
         return Provider(self.name, self.options, self.required)
 
 
+class SelfTestConfig(Section):
+    """What a new model may take in the process in which it is run before it serves."""
+
+    memory_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 512.0
+    """Beside three times the model's file."""
+    timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
+    """For starting the process, loading the model and running a few rows."""
+
+
+def _switch(value: Any) -> Any:
+    """Read `false` as none, and `true` as all defaults."""
+    return (SelfTestConfig() if value else None) if isinstance(value, bool) else value
+
+
 class ModelConfig(Section):
     """The ONNX model and how to read its output."""
 
@@ -82,6 +96,8 @@ class ModelConfig(Section):
     """In order of preference. A missing one is logged, and an error only when `required`."""
     threads: PositiveInt = 1
     """onnxruntime's intra-op threads."""
+    self_test: Annotated[SelfTestConfig | None, BeforeValidator(_switch)] = SelfTestConfig()
+    """`false`: the model is loaded as it is."""
 
     @property
     def served_name(self) -> str:

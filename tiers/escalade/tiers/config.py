@@ -209,6 +209,15 @@ class LimitsConfig(Section):
     max_rows: PositiveInt = 256
     """Rows in one request."""
     max_message_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
+    """In one request, decompressed."""
+    max_connections: PositiveInt = 4096
+    """More are closed as they come; less where the process may not open so many files."""
+    max_calls: PositiveInt = 8192
+    """Calls and streams of any kind at once; more are refused with RESOURCE_EXHAUSTED."""
+    max_streams: PositiveInt = 1024
+    """Open streams among them, idle or not."""
+    receive_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30_000.0
+    """How long a request may take from its first byte to its last, when many are on their way."""
     default_deadline_ms: Annotated[float, Field(gt=0)] = 1000.0
     """For callers that give none."""
     drain_seconds: Annotated[float, Field(ge=0)] = 10.0

@@ -6,17 +6,15 @@ from typing import TYPE_CHECKING
 
 import grpc
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from escalade.protos.v1 import aggregator_pb2 as pb
 from escalade.tiers.aggregator.event import State
 from escalade.tiers.aggregator.observation import REFUSALS, TRY_AGAIN, Observation, Raw, Verdict
-from escalade.tiers.errors import InputError
+from escalade.tiers.wire.caps import parsed
 from escalade.tiers.wire.rows import field
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Any
 
     from numpy.typing import NDArray
 
@@ -138,14 +136,6 @@ def node_to_proto(node: NodeStatus) -> pb.Node:
         accepted=node.accepted,
         refused=node.refused,
     )
-
-
-def parsed(message: type[Any], data: bytes) -> Any:
-    """Return a message; InputError when the bytes are none."""
-    try:
-        return message.FromString(data)
-    except DecodeError as error:
-        raise InputError(f"the message is not a {message.DESCRIPTOR.name}") from error
 
 
 def _floats(data: bytes) -> NDArray[np.float32]:

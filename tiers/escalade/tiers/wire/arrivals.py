@@ -14,7 +14,7 @@ Streams may be idle as long as they like, but there are only so many.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 
@@ -117,7 +117,7 @@ class _Guarded(grpc.GenericRpcHandler):
             return None
         if handler.request_streaming or handler.response_streaming:
             return self._arrivals.stream(handler)
-        return self._arrivals.unary(handler.unary_unary)
+        return self._arrivals.unary(cast("Unary", handler.unary_unary))
 
 
 def _this_task() -> asyncio.Task[Any]:

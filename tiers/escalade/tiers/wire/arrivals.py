@@ -44,7 +44,7 @@ class Arrivals:
     def __init__(self, *, most: int, streams: int, receive_s: float) -> None:
         self._most, self._most_streams, self._receive_s = most, streams, receive_s
         self._coming: set[asyncio.Task[Any]] = set()
-        self._watched: dict[asyncio.Future[bytes], None] = {}
+        self._watched: dict[asyncio.Task[bytes | None], None] = {}
         self._streams: set[asyncio.Task[Any]] = set()
 
     def guard(self, inner: grpc.GenericRpcHandler) -> grpc.GenericRpcHandler:
@@ -80,7 +80,7 @@ class Arrivals:
         async def handle(messages: AsyncIterator[bytes], context: Context) -> bytes:
             if len(self._coming) + len(self._watched) >= self._most and self._watched:
                 next(iter(self._watched)).cancel()
-            read = asyncio.ensure_future(anext(messages))
+            read = asyncio.create_task(_first(messages))
             self._watched[read] = None
             timer = asyncio.get_running_loop().call_later(self._receive_s, read.cancel)
             try:
@@ -96,7 +96,11 @@ class Arrivals:
                     f"the request was too long on its way: over {self._receive_s:g} s (limits.receive_ms), "
                     f"or longest of {self._most} (limits.max_unread)",
                 )
-            return await behaviour(read.result(), context)
+            data = read.result()
+            if data is None:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call ended without a message")
+                raise AssertionError("abort raises")  # pragma: no cover
+            return await behaviour(data, context)
 
         return handle
 
@@ -118,6 +122,12 @@ class _Guarded(grpc.GenericRpcHandler):
         if handler.request_streaming or handler.response_streaming:
             return self._arrivals.stream(handler)
         return self._arrivals.unary(cast("Unary", handler.unary_unary))
+
+
+async def _first(messages: AsyncIterator[bytes]) -> bytes | None:
+    async for data in messages:
+        return data
+    return None
 
 
 def _this_task() -> asyncio.Task[Any]:

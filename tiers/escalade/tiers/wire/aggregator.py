@@ -10,6 +10,7 @@ import numpy as np
 from escalade.protos.v1 import aggregator_pb2 as pb
 from escalade.tiers.aggregator.event import State
 from escalade.tiers.aggregator.observation import REFUSALS, TRY_AGAIN, Observation, Raw, Verdict
+from escalade.tiers.errors import InputError, UpstreamError
 from escalade.tiers.wire.caps import parsed
 from escalade.tiers.wire.rows import field
 
@@ -82,9 +83,19 @@ def verdicts_to_bytes(verdicts: Sequence[Verdict]) -> bytes:
 
 
 def verdicts_from_bytes(data: bytes) -> list[Verdict]:
-    """Return the verdicts of an ObserveResponse; of a reason that is unknown here only counts whether to try again."""
+    """Return the verdicts of an ObserveResponse; of a reason that is unknown here only counts whether to try again.
+
+    Raises
+    ------
+    UpstreamError
+        `bad_answer` when it cannot be read.
+    """
+    try:
+        response = parsed(pb.ObserveResponse, data)
+    except InputError as error:
+        raise UpstreamError("bad_answer", str(error)) from error
     verdicts = []
-    for one in pb.ObserveResponse.FromString(data).verdicts:
+    for one in response.verdicts:
         known = one.reason in REFUSALS or not one.code
         reason = one.reason if known else "store" if one.code in _TRY_AGAIN else "key"
         verdicts.append(Verdict(reason, one.message, one.event))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from google.protobuf.message import DecodeError
-
 from escalade.protos.oip.open_inference_pb2 import ModelInferRequest, ModelInferResponse
-from escalade.tiers.errors import InputError
+from escalade.tiers.errors import InputError, UpstreamError
+from escalade.tiers.wire.caps import parsed
 from escalade.tiers.wire.codec import Codec, InferRequest
 from escalade.tiers.wire.messages import answer_from_bytes, request_bytes
 
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
     from escalade.tiers.model import OnnxModel
 
 ROWS = "escalade.rows"
+ROW_LIMIT = 2**31
+"""What a correction's message has room for."""
 
 
 class KeptAnswer(NamedTuple):
@@ -55,10 +56,7 @@ class KeptMessages:
         InputError, NotFoundError
             They were kept for a model with another name or another input.
         """
-        try:
-            return self._codec.read(ModelInferRequest.FromString(payload)).x
-        except DecodeError as error:
-            raise InputError("the payload is not a ModelInferRequest") from error
+        return self._codec.read(parsed(ModelInferRequest, payload)).x
 
 
 def kept_answer(data: bytes, *, rows: int, raw: bool = False) -> KeptAnswer:
@@ -74,7 +72,12 @@ def kept_answer(data: bytes, *, rows: int, raw: bool = False) -> KeptAnswer:
 
 
 def rows_of(data: bytes) -> tuple[str, tuple[int, ...]]:
-    """Return the request's id and the rows that a kept answer is about."""
-    message = ModelInferResponse.FromString(data)
-    written = message.parameters[ROWS].string_param
-    return message.id, tuple(int(row) for row in written.split(",") if row)
+    """Return the request's id and the rows that a kept answer is about; raises as `kept_answer`."""
+    try:
+        message = parsed(ModelInferResponse, data)
+        rows = tuple(int(row) for row in message.parameters[ROWS].string_param.split(",") if row)
+    except (InputError, ValueError) as error:
+        raise UpstreamError("bad_answer", f"a kept answer cannot be read: {error}") from error
+    if not all(0 <= row < ROW_LIMIT for row in rows):
+        raise UpstreamError("bad_answer", "a kept answer is about rows that cannot be")
+    return message.id, rows

@@ -146,6 +146,8 @@ def row_from_bytes(data: bytes) -> Row | None:
         return None
     if [(tensor.name, tensor.datatype) for tensor in response.outputs] != ROW_OUTPUTS:
         return None
+    if any(list(tensor.shape) != [1] for tensor in response.outputs[1:]):
+        return None
     posterior_raw, label, score, tier, degraded = contents
     classes = len(posterior_raw) // 4
     if list(response.outputs[0].shape) != [1, classes] or int.from_bytes(tier[:4], "little") != len(tier) - 4:

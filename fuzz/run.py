@@ -1,6 +1,6 @@
 """Fuzz one decoder with atheris, from the corpus on: `python -m fuzz.run request -max_total_time=60`.
 
-What it finds is written to `crash-...`; new inputs that reach further are kept in `runs/fuzz/TARGET`.
+What it finds is written to `runs/fuzz/TARGET-crash-...`; inputs that reach further are kept in `runs/fuzz/TARGET`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def main() -> None:
     name = sys.argv.pop(1)
     kept = Path("runs/fuzz") / name
     kept.mkdir(parents=True, exist_ok=True)
-    atheris.Setup([*sys.argv, str(kept), str(CORPUS / name)], TARGETS[name])
+    found = f"-artifact_prefix={kept.parent}/{name}-"
+    atheris.Setup([*sys.argv, found, str(kept), str(CORPUS / name)], TARGETS[name])
     atheris.Fuzz()
 
 

@@ -102,7 +102,8 @@ def answer_from_bytes(
         arrays = output_arrays(response, None if raw else {output, *(("label", *FACTS) if ours else ())})
     except (InputError, UnicodeDecodeError) as error:
         raise UpstreamError("bad_answer", str(error)) from error
-    if wrong := next((name for name, array in arrays.items() if array.ndim == 0 or len(array) != rows), None):
+    wrong = next((name for name, array in arrays.items() if array.ndim == 0 or len(array) != rows), None)
+    if wrong is not None:
         raise UpstreamError("bad_answer", f"output {wrong!r} is {list(arrays[wrong].shape)} for {rows} rows")
     if not raw and output not in arrays:
         names = ", ".join(repr(tensor.name) for tensor in response.outputs) or "none"
@@ -226,11 +227,12 @@ def _posterior(
     usable = ~np.isnan(posterior).any(axis=1)
     if not (error[usable] < SUM_TOLERANCE).all() or (posterior[usable] < LEAST).any():
         raise UpstreamError("bad_answer", f"output {output!r} is no posterior; is output_kind right?")
-    if score.needs == "posterior":
-        return posterior, score.batch(posterior)
-    if score.needs == "logits" and kind == "logits":
-        return posterior, score.batch(values)
-    return posterior, MAX_PROB.batch(posterior)
+    with np.errstate(invalid="ignore"):  # a signalling NaN complains when it is made a double
+        if score.needs == "posterior":
+            return posterior, score.batch(posterior)
+        if score.needs == "logits" and kind == "logits":
+            return posterior, score.batch(values)
+        return posterior, MAX_PROB.batch(posterior)
 
 
 def _is(arrays: dict[str, NDArray[Any]], name: str, dtype: type[np.generic]) -> bool:

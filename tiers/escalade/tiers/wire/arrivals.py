@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Unary = Callable[[bytes, Context], Awaitable[bytes]]
 
 FREE = 64
-"""So many calls may be on their way in without being watched."""
+"""So many calls may be on their way in without being watched; at most half of all that may be on their way."""
 
 
 class Arrivals:
@@ -43,6 +43,7 @@ class Arrivals:
 
     def __init__(self, *, most: int, streams: int, receive_s: float) -> None:
         self._most, self._most_streams, self._receive_s = most, streams, receive_s
+        self._free = min(FREE, most // 2)
         self._coming: set[asyncio.Task[Any]] = set()
         self._watched: dict[asyncio.Task[bytes | None], None] = {}
         self._streams: set[asyncio.Task[Any]] = set()
@@ -54,9 +55,9 @@ class Arrivals:
     def unary(self, behaviour: Unary) -> grpc.RpcMethodHandler[Any, Any]:
         """Return how a call that begins now is to be read. To be called in the call's own task."""
         coming = self._coming
-        if len(coming) >= FREE:
+        if len(coming) >= self._free:
             coming -= {task for task in coming if task.done()}  # those whose callers went away
-        if len(coming) + len(self._watched) >= FREE:
+        if len(coming) + len(self._watched) >= self._free:
             return grpc.stream_unary_rpc_method_handler(self._timed(behaviour))
         task = _this_task()
         coming.add(task)

@@ -75,11 +75,11 @@ def _feeds(config: ModelConfig) -> list[Any]:
     row = config.input.shape
     if row is None or -1 in row:
         return []
-    arrived = model_trial.plausible(row, DTYPES[config.input.datatype or "FP32"])
     prepare = build_pipeline(config.input.steps, np.dtype(np.float32))
     try:
+        arrived = model_trial.plausible(row, DTYPES[config.input.datatype or "FP32"])
         return arrived if prepare is None else [prepare(x) for x in arrived]
-    except Exception:  # noqa: BLE001  # users' steps; the tier's own first run says what is wrong with them
+    except Exception:  # noqa: BLE001  # no such size, or a user's step: the tier's own first run says what is wrong
         return []
 
 

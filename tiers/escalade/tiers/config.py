@@ -75,6 +75,20 @@ class ProviderConfig(Section):
         return Provider(self.name, self.options, self.required)
 
 
+class SelfTestConfig(Section):
+    """What a new model may take in the process in which it is run before it serves."""
+
+    memory_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 512.0
+    """Beside three times the model's file."""
+    timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
+    """For starting the process, loading the model and running a few rows."""
+
+
+def _switch(value: Any) -> Any:
+    """Read `false` as none, and `true` as all defaults."""
+    return (SelfTestConfig() if value else None) if isinstance(value, bool) else value
+
+
 class ModelConfig(Section):
     """The ONNX model and how to read its output."""
 
@@ -97,6 +111,8 @@ class ModelConfig(Section):
     """In order of preference. A missing one is logged, and an error only when `required`."""
     threads: PositiveInt = 1
     """onnxruntime's intra-op threads."""
+    self_test: Annotated[SelfTestConfig | None, BeforeValidator(_switch)] = SelfTestConfig()
+    """`false`: the model is loaded as it is."""
 
     @property
     def served_name(self) -> str:
@@ -215,6 +231,15 @@ class LimitsConfig(Section):
     max_rows: PositiveInt = 256
     """Rows in one request."""
     max_message_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
+    """In one request, decompressed."""
+    max_connections: PositiveInt = 4096
+    """More are closed as they come; less where the process may not open so many files."""
+    max_calls: PositiveInt = 8192
+    """Calls and streams of any kind at once; more are refused with RESOURCE_EXHAUSTED."""
+    max_streams: PositiveInt = 1024
+    """Open streams among them, idle or not."""
+    receive_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30_000.0
+    """How long a request may take from its first byte to its last, when many are on their way."""
     default_deadline_ms: Annotated[float, Field(gt=0)] = 1000.0
     """For callers that give none."""
     drain_seconds: Annotated[float, Field(ge=0)] = 10.0

@@ -16,9 +16,11 @@ from escalade.tiers.answer import FACTS
 from escalade.tiers.at_rest import read_model
 from escalade.tiers.config import DATATYPES, DTYPES, ModelConfig
 from escalade.tiers.errors import ConfigError, ModelError
+from escalade.tiers.model_trial import NO_FOLDER
 from escalade.tiers.outbox.sealing import UNSEALED
 from escalade.tiers.preprocess import build_pipeline
 from escalade.tiers.providers import Provider, split_available
+from escalade.tiers.self_test import self_test
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,6 +102,7 @@ class OnnxModel:
                 "if it is the one you want",
                 key="model.sha256",
             )
+        self_test(content, config)
         wanted = [provider.as_provider() for provider in config.providers]
         self._session = _open_session(content, config, wanted)
         self.providers: list[str] = self._session.get_providers()
@@ -257,6 +260,7 @@ def _open_session(content: bytes, config: ModelConfig, wanted: list[Provider]) -
     options.log_severity_level = 4
     # Spinning threads of a half-loaded service burn several times the CPU of the model.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", NO_FOLDER)
     while True:
         try:
             session = ort.InferenceSession(

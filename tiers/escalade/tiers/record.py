@@ -338,12 +338,31 @@ def columns(rows: Sequence[Decided], first: int) -> dict[str, NDArray[Any]]:
 
 
 def read_chunk(file: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Return a chunk's columns and its meta; OSError, ValueError or KeyError for a file that is none."""
-    if file.suffix == ".parquet":
-        return _read_parquet(file)
-    with np.load(BytesIO(file.read_bytes()), allow_pickle=False) as archive:
-        table = {name: archive[name] for name in archive.files}
-    return table, json.loads(str(table.pop("meta")))
+    """Return a chunk's columns and its meta; OSError or ValueError for a file that is none."""
+    try:
+        if file.suffix == ".parquet":
+            table, meta = _read_parquet(file)
+        else:
+            with np.load(BytesIO(file.read_bytes()), allow_pickle=False) as archive:
+                table = {name: archive[name] for name in archive.files}
+            meta = json.loads(str(table.pop("meta")))
+    except (OSError, ConfigError):
+        raise
+    except Exception as error:  # a damaged archive fails in a dozen ways
+        raise ValueError(f"{file} is no chunk of a recording, or a broken one") from error
+    check_columns(table, meta)
+    return table, meta
+
+
+def check_columns(table: Mapping[str, Any], meta: Any) -> None:
+    """Raise ValueError unless these are columns, of numbers or text, and a mapping."""
+    for name, column in table.items():
+        if not isinstance(column, np.ndarray) or column.dtype.kind not in "biufU":
+            raise ValueError(f"{name} is no column of numbers or text")
+        if column.ndim != (2 if name.endswith("posterior") else 1):
+            raise ValueError(f"{name} has {column.ndim} dimensions")
+    if not isinstance(meta, dict):
+        raise ValueError("meta is no mapping")
 
 
 def own(folder: Path) -> int | None:

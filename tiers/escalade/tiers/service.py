@@ -268,8 +268,7 @@ class Service:
         self._server = GrpcServer(
             self._servicer,
             config.listen.address,
-            max_message_bytes=config.limits.max_message_bytes,
-            max_unread=config.limits.max_unread,
+            limits=config.limits,
             reflection_on=config.listen.reflection,
             more=more,
             security=None if config.listen.insecure else self._security,

@@ -9,7 +9,7 @@ import numpy as np
 
 from escalade.policies.fusion.observations import SUM_TOLERANCE
 from escalade.tiers.aggregator.observation import MAX_KEY, Observation, Raw, RefusalError, is_name
-from escalade.tiers.config_types import DTYPES
+from escalade.tiers.config_types import DTYPES, MAX_RANK
 
 if TYPE_CHECKING:
     from escalade.tiers.aggregator.config import AggregatorConfig
@@ -78,7 +78,7 @@ class Checks:
 
     def _check_raw(self, raw: Raw) -> None:
         dtype = DTYPES.get(raw.datatype)
-        if dtype is None or min(raw.shape, default=1) < 0:
+        if dtype is None or len(raw.shape) > MAX_RANK or min(raw.shape, default=1) < 0:
             raise RefusalError("raw", f"a raw input of {raw.datatype[:20]!r} {list(raw.shape[:16])} cannot be")
         size = math.prod(raw.shape) * dtype.itemsize
         if size != len(raw.content) or size > self._max_raw_bytes:

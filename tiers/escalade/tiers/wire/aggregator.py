@@ -6,17 +6,16 @@ from typing import TYPE_CHECKING
 
 import grpc
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from escalade.protos.v1 import aggregator_pb2 as pb
 from escalade.tiers.aggregator.event import State
 from escalade.tiers.aggregator.observation import REFUSALS, TRY_AGAIN, Observation, Raw, Verdict
-from escalade.tiers.errors import InputError
+from escalade.tiers.errors import InputError, UpstreamError
+from escalade.tiers.wire.caps import parsed
 from escalade.tiers.wire.rows import field
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Any
 
     from numpy.typing import NDArray
 
@@ -84,9 +83,19 @@ def verdicts_to_bytes(verdicts: Sequence[Verdict]) -> bytes:
 
 
 def verdicts_from_bytes(data: bytes) -> list[Verdict]:
-    """Return the verdicts of an ObserveResponse; of a reason that is unknown here only counts whether to try again."""
+    """Return the verdicts of an ObserveResponse; of a reason that is unknown here only counts whether to try again.
+
+    Raises
+    ------
+    UpstreamError
+        `bad_answer` when it cannot be read.
+    """
+    try:
+        response = parsed(pb.ObserveResponse, data)
+    except InputError as error:
+        raise UpstreamError("bad_answer", str(error)) from error
     verdicts = []
-    for one in pb.ObserveResponse.FromString(data).verdicts:
+    for one in response.verdicts:
         known = one.reason in REFUSALS or not one.code
         reason = one.reason if known else "store" if one.code in _TRY_AGAIN else "key"
         verdicts.append(Verdict(reason, one.message, one.event))
@@ -138,14 +147,6 @@ def node_to_proto(node: NodeStatus) -> pb.Node:
         accepted=node.accepted,
         refused=node.refused,
     )
-
-
-def parsed(message: type[Any], data: bytes) -> Any:
-    """Return a message; InputError when the bytes are none."""
-    try:
-        return message.FromString(data)
-    except DecodeError as error:
-        raise InputError(f"the message is not a {message.DESCRIPTOR.name}") from error
 
 
 def _floats(data: bytes) -> NDArray[np.float32]:

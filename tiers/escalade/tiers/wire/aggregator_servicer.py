@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import grpc
-import structlog
 
 from escalade.protos.v1 import aggregator_pb2 as pb
 from escalade.tiers.errors import EscaladeError
@@ -17,21 +16,19 @@ from escalade.tiers.wire.aggregator import (
     event_to_proto,
     node_to_proto,
     observations_from_bytes,
-    parsed,
     verdicts_to_bytes,
 )
-from escalade.tiers.wire.status import status_of
+from escalade.tiers.wire.caps import parsed
+from escalade.tiers.wire.status import abort, guarded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
 
     from google.protobuf.descriptor import FileDescriptor
 
     from escalade.tiers.aggregator.aggregator import Aggregator
 
     Context = grpc.aio.ServicerContext[bytes, bytes]
-
-log = structlog.get_logger(__name__)
 
 STREAM_PENDING = 32
 """Requests of one stream whose observations may be on their way to the disk; then it is not read further."""
@@ -47,17 +44,17 @@ class AggregatorServicer:
         self._aggregator = aggregator
         self._readers: set[asyncio.Task[None]] = set()
 
-    def add_to(self, server: grpc.aio.Server) -> None:
-        """Register with a server."""
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Return what a gRPC server registers. Without serializers: the methods speak bytes."""
         unary = grpc.unary_unary_rpc_method_handler
         methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            "Observe": unary(self._guarded(self.observe)),
-            "GetEvent": unary(self._guarded(self.get_event)),
-            "ListNodes": unary(self._guarded(self.list_nodes)),
+            "Observe": unary(guarded(self.observe)),
+            "GetEvent": unary(guarded(self.get_event)),
+            "ListNodes": unary(guarded(self.list_nodes)),
             "ObserveStream": grpc.stream_stream_rpc_method_handler(self.observe_stream),
             "WatchEvents": grpc.unary_stream_rpc_method_handler(self.watch_events),
         }
-        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, methods)])
+        return grpc.method_handlers_generic_handler(SERVICE, methods)
 
     def stop_reading(self) -> None:
         """End watches, and take nothing new from open streams; what they already sent is still answered."""
@@ -105,7 +102,7 @@ class AggregatorServicer:
                 try:
                     response = await task
                 except Exception as error:  # noqa: BLE001  # the last line of defence: no text of a surprise leaks
-                    await _abort(context, error)
+                    await abort(context, error)
                 yield response
         finally:
             self._readers.discard(reader)
@@ -122,21 +119,4 @@ class AggregatorServicer:
             async for answer in self._aggregator.watch(after):
                 yield answer_to_proto(answer, self._aggregator.config.nodes).SerializeToString()
         except EscaladeError as error:
-            await _abort(context, error)
-
-    def _guarded(self, method: Callable[[bytes], Awaitable[bytes]]) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        async def handle(data: bytes, context: Context) -> bytes:
-            try:
-                return await method(data)
-            except Exception as error:  # noqa: BLE001  # as above
-                await _abort(context, error)
-            raise AssertionError("abort raises")  # pragma: no cover
-
-        return handle
-
-
-async def _abort(context: Context, error: Exception) -> None:
-    if not isinstance(error, EscaladeError):
-        log.error("request failed unexpectedly", exc_info=error)
-    code, text = status_of(error)
-    await context.abort(code, text)
+            await abort(context, error)

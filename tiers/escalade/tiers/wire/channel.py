@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 SERVICE = "inference.GRPCInferenceService"
 """The Open Inference Protocol's service."""
 
+METADATA_BYTES = 16 * 1024
+"""A call's headers; of more it is refused (RESOURCE_EXHAUSTED)."""
+CONNECTION_CALLS = 1024
+"""Calls of one connection at a time; a client keeps further ones back."""
+
 ChannelOptions = list[tuple[str, int]]
 
 _KEEPALIVE: ChannelOptions = [
@@ -48,7 +53,7 @@ def client_options(max_message_bytes: int, *, ages: bool = False) -> ChannelOpti
     ]
 
 
-def server_options(max_message_bytes: int, max_unread: int) -> ChannelOptions:
+def server_options(max_message_bytes: int, max_unread: int, max_connections: int) -> ChannelOptions:
     """Return what a tier serves with: one process a port, pings of the profile above allowed.
 
     An event loop that is short of time takes calls later than they come. gRPC holds what was not taken, first
@@ -61,7 +66,11 @@ def server_options(max_message_bytes: int, max_unread: int) -> ChannelOptions:
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", -1),  # an answer is as large as the model makes it
-        ("grpc.max_metadata_size", 16 * 1024),
+        ("grpc.max_metadata_size", METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", METADATA_BYTES),
+        ("grpc.max_allowed_incoming_connections", max_connections),
+        ("grpc.max_concurrent_streams", CONNECTION_CALLS),
+        ("grpc.server_handshake_timeout_ms", 10_000),
         ("grpc.so_reuseport", 0),
         ("grpc.server.max_pending_requests", max_unread // 2),
         ("grpc.server.max_pending_requests_hard_limit", max_unread),

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf.message import DecodeError
-
 from escalade.protos.oip.open_inference_pb2 import (
     ModelInferRequest,
     ModelInferResponse,
@@ -22,6 +20,7 @@ from escalade.tiers.answer import FACTS, Row
 from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.errors import InputError, NotFoundError
 from escalade.tiers.wire.callers import read_caller
+from escalade.tiers.wire.caps import EVENT_BYTES, ID_BYTES, PARAMETERS, parsed
 from escalade.tiers.wire.rows import KnownRequests, RowWriter, field, format_path
 from escalade.tiers.wire.tensors import array_from_tensor, raw_from_array, raw_from_strings
 
@@ -35,6 +34,8 @@ if TYPE_CHECKING:
 
 HEADS_KEPT = 4096
 """So many serialised heads of responses are kept; their number is bounded by shapes, tiers and reasons."""
+SHOWN = 8
+"""Names of tensors in a message about them."""
 WRITERS_KEPT = 16
 """One for each tier that answers; the tier above may call itself anything."""
 
@@ -91,10 +92,7 @@ class Codec:
         if known is not None:
             x, request_id, outputs, caller = known
             return InferRequest(x, request_id, outputs, None, caller)
-        try:
-            message = ModelInferRequest.FromString(data)
-        except DecodeError as error:
-            raise InputError("the message is not a ModelInferRequest") from error
+        message = parsed(ModelInferRequest, data)
         request = self.read(message)
         if request.deadline_ms is None and not request.caller.delivery:
             self._known.learn(message, request.outputs, request.caller)
@@ -106,7 +104,8 @@ class Codec:
             self.check_model(message.model_name, message.model_version)
         spec, inputs, raw = self._input, message.inputs, message.raw_input_contents
         if len(inputs) != 1 or inputs[0].name != spec.name:
-            got = ", ".join(repr(tensor.name) for tensor in inputs) or "none"
+            got = ", ".join(repr(tensor.name) for tensor in inputs[:SHOWN]) or "none"
+            got += f" and {len(inputs) - SHOWN} more" if len(inputs) > SHOWN else ""
             raise InputError(f"the one input is {spec.name!r}; got {got}")
         tensor = inputs[0]
         if raw and tensor.HasField("contents"):
@@ -115,9 +114,15 @@ class Codec:
             raise InputError(f"1 input needs 1 entry of raw_input_contents; got {len(raw)}")
         if tensor.datatype != spec.datatype:
             raise InputError(f"input {spec.name!r} is {spec.datatype}; got {tensor.datatype}")
+        if len(message.id) > ID_BYTES // 4 and len(message.id.encode()) > ID_BYTES:
+            raise InputError(f"the request's id is longer than {ID_BYTES} bytes")
+        if len(message.parameters) > PARAMETERS:
+            raise InputError(f"the request has {len(message.parameters)} parameters; at most {PARAMETERS} are read")
         x = array_from_tensor(tensor, raw[0] if raw else None)
         request = InferRequest(x, message.id)
         if message.outputs:
+            if len(message.outputs) > len(self.output_names):
+                raise InputError(f"{len(message.outputs)} outputs are asked for; there are {len(self.output_names)}")
             request.outputs = [wanted.name for wanted in message.outputs]
             for name in request.outputs:
                 if name not in self.output_names:
@@ -135,6 +140,8 @@ class Codec:
             event = message.parameters["escalade.event"]
             if event.WhichOneof("parameter_choice") != "string_param":
                 raise InputError("parameter 'escalade.event' must be a string_param: the event's key")
+            if len(event.string_param.encode()) > EVENT_BYTES:
+                raise InputError(f"parameter 'escalade.event' is longer than {EVENT_BYTES} bytes")
             request.event = event.string_param
         return request
 
@@ -214,9 +221,10 @@ class Codec:
 def request_id_of(data: bytes) -> str:
     """Return the id of a request that may be refused for something else; empty when it cannot be read."""
     try:
-        return ModelInferRequest.FromString(data).id
-    except DecodeError:
+        request_id: str = parsed(ModelInferRequest, data).id
+    except InputError:
         return ""
+    return request_id if len(request_id.encode()) <= ID_BYTES else ""
 
 
 def in_stream(response: bytes) -> bytes:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from escalade.protos.oip.open_inference_pb2 import ModelInferRequest, ModelInferResponse
-from escalade.tiers.errors import InputError
+from escalade.tiers.errors import InputError, UpstreamError
+from escalade.tiers.wire.caps import parsed
 from escalade.tiers.wire.codec import Codec, InferRequest
 from escalade.tiers.wire.messages import answer_from_bytes, request_bytes
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from escalade.tiers.model import OnnxModel
 
 ROWS = "escalade.rows"
+ROW_LIMIT = 2**31
+"""What a correction's message has room for."""
 
 
 class KeptAnswer(NamedTuple):
@@ -61,10 +63,7 @@ class KeptMessages:
         InputError
             They were kept for a model with another input.
         """
-        try:
-            message = ModelInferRequest.FromString(payload)
-        except DecodeError as error:
-            raise InputError("the payload is not a ModelInferRequest") from error
+        message = parsed(ModelInferRequest, payload)
         message.model_name = self._model.name
         x = self._codec.read(message).x
         row = self._model.input.row_shape
@@ -86,7 +85,12 @@ def kept_answer(data: bytes, *, rows: int, raw: bool = False) -> KeptAnswer:
 
 
 def rows_of(data: bytes) -> tuple[str, tuple[int, ...]]:
-    """Return the request's id and the rows that a kept answer is about."""
-    message = ModelInferResponse.FromString(data)
-    written = message.parameters[ROWS].string_param
-    return message.id, tuple(int(row) for row in written.split(",") if row)
+    """Return the request's id and the rows that a kept answer is about; raises as `kept_answer`."""
+    try:
+        message = parsed(ModelInferResponse, data)
+        rows = tuple(int(row) for row in message.parameters[ROWS].string_param.split(",") if row)
+    except (InputError, ValueError) as error:
+        raise UpstreamError("bad_answer", f"a kept answer cannot be read: {error}") from error
+    if not all(0 <= row < ROW_LIMIT for row in rows):
+        raise UpstreamError("bad_answer", "a kept answer is about rows that cannot be")
+    return message.id, rows

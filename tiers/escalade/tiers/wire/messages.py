@@ -21,6 +21,7 @@ from escalade.tiers.answer import FACTS, NO_LABEL, Answer, Hop, Row
 from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.errors import InputError, UpstreamError
 from escalade.tiers.wire.callers import NAME_BYTES, write_caller
+from escalade.tiers.wire.caps import parsed
 from escalade.tiers.wire.tensors import array_from_tensor, raw_from_array
 
 if TYPE_CHECKING:
@@ -95,13 +96,14 @@ def answer_from_bytes(
         holds numbers that are no posterior. A row with NaN is none of these: its label is -1.
     """
     try:
-        response = ModelInferResponse.FromString(data)
+        response = parsed(ModelInferResponse, data)
         ours = "escalade.tier" in response.parameters
         # Another server's further outputs are its own affair: of any type, of any shape, called anything.
         arrays = output_arrays(response, None if raw else {output, *(("label", *FACTS) if ours else ())})
-    except (DecodeError, InputError, UnicodeDecodeError) as error:
+    except (InputError, UnicodeDecodeError) as error:
         raise UpstreamError("bad_answer", str(error)) from error
-    if wrong := next((name for name, array in arrays.items() if array.ndim == 0 or len(array) != rows), None):
+    wrong = next((name for name, array in arrays.items() if array.ndim == 0 or len(array) != rows), None)
+    if wrong is not None:
         raise UpstreamError("bad_answer", f"output {wrong!r} is {list(arrays[wrong].shape)} for {rows} rows")
     if not raw and output not in arrays:
         names = ", ".join(repr(tensor.name) for tensor in response.outputs) or "none"
@@ -137,13 +139,15 @@ def row_from_bytes(data: bytes) -> Row | None:
     Several times faster than `answer_from_bytes`, which says what is wrong with any other response.
     """
     try:
-        response = ModelInferResponse.FromString(data)
-    except DecodeError:
+        response = parsed(ModelInferResponse, data)
+    except InputError:
         return None
     contents, facts = response.raw_output_contents, response.parameters
     if "escalade.tier" not in facts or len(contents) != len(ROW_OUTPUTS):
         return None
     if [(tensor.name, tensor.datatype) for tensor in response.outputs] != ROW_OUTPUTS:
+        return None
+    if any(list(tensor.shape) != [1] for tensor in response.outputs[1:]):
         return None
     posterior_raw, label, score, tier, degraded = contents
     classes = len(posterior_raw) // 4
@@ -223,11 +227,12 @@ def _posterior(
     usable = ~np.isnan(posterior).any(axis=1)
     if not (error[usable] < SUM_TOLERANCE).all() or (posterior[usable] < LEAST).any():
         raise UpstreamError("bad_answer", f"output {output!r} is no posterior; is output_kind right?")
-    if score.needs == "posterior":
-        return posterior, score.batch(posterior)
-    if score.needs == "logits" and kind == "logits":
-        return posterior, score.batch(values)
-    return posterior, MAX_PROB.batch(posterior)
+    with np.errstate(invalid="ignore"):  # a signalling NaN complains when it is made a double
+        if score.needs == "posterior":
+            return posterior, score.batch(posterior)
+        if score.needs == "logits" and kind == "logits":
+            return posterior, score.batch(values)
+        return posterior, MAX_PROB.batch(posterior)
 
 
 def _is(arrays: dict[str, NDArray[Any]], name: str, dtype: type[np.generic]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from typing import TYPE_CHECKING, Protocol
 
 import grpc
@@ -13,6 +14,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from escalade.protos.oip import open_inference_pb2 as oip
 from escalade.tiers.config_types import host_port, is_loopback
 from escalade.tiers.errors import ConfigError
+from escalade.tiers.wire.arrivals import Arrivals
 from escalade.tiers.wire.channel import SERVICE, server_options
 from escalade.tiers.wire.credentials import connection_age_options, server_credentials
 
@@ -21,11 +23,14 @@ if TYPE_CHECKING:
 
     from google.protobuf.descriptor import FileDescriptor
 
+    from escalade.tiers.config import LimitsConfig
     from escalade.tiers.security import Security
     from escalade.tiers.wire.servicer import InferenceServicer
 
-
 log = structlog.get_logger(__name__)
+
+FILES_BESIDE = 128
+"""Files that a tier has open beside its connections: libraries, databases, links, logs."""
 
 
 class MoreService(Protocol):
@@ -40,8 +45,8 @@ class MoreService(Protocol):
     name: str
     files: tuple[FileDescriptor, ...]
 
-    def add_to(self, server: grpc.aio.Server) -> None:
-        """Register with a server."""
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Return what a gRPC server registers; the methods speak bytes."""
         ...
 
 
@@ -52,6 +57,8 @@ class GrpcServer:
     ----------
     address:
         `host:port`; port 0 takes any free one.
+    limits:
+        What bounds messages, calls and connections.
     more:
         Other services of the tier.
     security:
@@ -63,23 +70,28 @@ class GrpcServer:
         servicer: InferenceServicer,
         address: str,
         *,
-        max_message_bytes: int,
-        max_unread: int,
+        limits: LimitsConfig,
         reflection_on: bool,
         more: Sequence[MoreService] = (),
         security: Security | None = None,
     ) -> None:
         self._servicer, self._address, self._security = servicer, address, security
-        options = server_options(max_message_bytes, max_unread)
+        connections = connections_for(limits.max_connections)
+        options = server_options(limits.max_message_bytes, limits.max_unread, connections)
         if security:
             options += connection_age_options(security.max_connection_age_s)
-        self._server = grpc.aio.server(options=options, interceptors=[security.guard] if security else None)
-        self._server.add_generic_rpc_handlers([servicer.handler()])
+        self._server = grpc.aio.server(
+            options=options,
+            interceptors=[security.guard] if security else None,
+            maximum_concurrent_rpcs=limits.max_calls,
+        )
+        arrivals = Arrivals(most=limits.max_unread, streams=limits.max_streams, receive_s=limits.receive_ms / 1e3)
+        self._server.add_generic_rpc_handlers(
+            [arrivals.guard(servicer.handler()), *(arrivals.guard(service.handler()) for service in more)]
+        )
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._names = [SERVICE, *(service.name for service in more)]
-        for service in more:
-            service.add_to(self._server)
         if reflection_on:
             names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
             files = [file for service in more for file in service.files]
@@ -124,6 +136,19 @@ class GrpcServer:
     async def stop(self, grace_s: float) -> None:
         """Close the port; calls under way have `grace_s` to end."""
         await self._server.stop(grace_s)
+
+
+def connections_for(wanted: int) -> int:
+    """Return how many connections fit the files that this process may open, having asked for room for `wanted`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = wanted + FILES_BESIDE
+    if soft == resource.RLIM_INFINITY or soft >= files:
+        return wanted
+    most = files if hard == resource.RLIM_INFINITY else min(files, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < files:
+        log.warning("fewer connections than limits.max_connections fit", wanted=wanted, open_files_limit=hard)
+    return max(1, most - FILES_BESIDE)
 
 
 def _described(more: Iterable[FileDescriptor]) -> DescriptorPool:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
 
 from escalade.protos.oip import open_inference_pb2 as oip
 from escalade.tiers.admission import class_of
@@ -17,6 +16,7 @@ from escalade.tiers.caller import PLAIN
 from escalade.tiers.errors import EscaladeError, InputError, OverloadedError
 from escalade.tiers.identity import speaking_for
 from escalade.tiers.rate_limit import DeviceRates, host_of
+from escalade.tiers.wire.caps import parsed
 from escalade.tiers.wire.channel import SERVICE
 from escalade.tiers.wire.codec import Codec, InferRequest, in_stream, request_id_of
 from escalade.tiers.wire.load import LOAD_BYTES
@@ -241,7 +241,7 @@ class InferenceServicer:
 
     def model_ready(self, data: bytes) -> bytes:
         """Say whether the served model takes requests; NOT_FOUND for any other."""
-        request = _parse(oip.ModelReadyRequest, data)
+        request = parsed(oip.ModelReadyRequest, data)
         self.codec.check_model(request.name, request.version)
         return oip.ModelReadyResponse(ready=not self._tier.draining).SerializeToString()
 
@@ -254,7 +254,7 @@ class InferenceServicer:
 
     def model_metadata(self, data: bytes) -> bytes:
         """Describe the served model's tensors."""
-        request = _parse(oip.ModelMetadataRequest, data)
+        request = parsed(oip.ModelMetadataRequest, data)
         self.codec.check_model(request.name, request.version)
         return self.codec.metadata().SerializeToString()
 
@@ -326,10 +326,3 @@ class _Stream:
     async def _write(self, response: bytes) -> None:
         async with self._writing:
             await self._context.write(response)
-
-
-def _parse(message: type[Any], data: bytes) -> Any:
-    try:
-        return message.FromString(data)
-    except DecodeError as error:
-        raise InputError(f"the message is not a {message.DESCRIPTOR.name}") from error

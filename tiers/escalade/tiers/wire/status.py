@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, Never
+
 import grpc
+import structlog
 
 from escalade.tiers import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+log = structlog.get_logger(__name__)
 
 _STATUS: dict[type[errors.EscaladeError], grpc.StatusCode] = {
     errors.InputError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -103,3 +113,23 @@ def may_have_left(error: grpc.aio.AioRpcError | grpc.aio.UsageError) -> bool:
     if isinstance(error, grpc.aio.UsageError):  # the channel was closed before
         return False
     return not (error.code() is grpc.StatusCode.UNAVAILABLE and NEVER_LEFT in (error.details() or ""))
+
+
+async def abort(context: Context, error: Exception) -> Never:
+    """End a call with an error's status; one that nobody expected is logged."""
+    if not isinstance(error, errors.EscaladeError):
+        log.error("request failed unexpectedly", exc_info=error)
+    await context.abort(*status_of(error))
+    raise AssertionError("abort raises")  # pragma: no cover
+
+
+def guarded(method: Callable[[bytes], Awaitable[bytes]]) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    """Return a method as a handler that ends the call with the status of what it raises."""
+
+    async def handle(data: bytes, context: Context) -> bytes:
+        try:
+            return await method(data)
+        except Exception as error:  # noqa: BLE001  # the last line of defence: no text of a surprise leaks
+            await abort(context, error)
+
+    return handle

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from escalade.tiers.config import DATATYPES, DTYPES
+from escalade.tiers.config_types import MAX_RANK
 from escalade.tiers.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from escalade.protos.oip.open_inference_pb2 import ModelInferRequest, ModelInferResponse
-
-MAX_RANK = 16
 
 _CONTENTS = {
     "BOOL": "bool_contents",

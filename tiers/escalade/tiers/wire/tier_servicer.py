@@ -5,29 +5,31 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from escalade.protos.v1 import tier_pb2, tier_service_pb2, tier_service_pb2_grpc
+import grpc
+
+from escalade.protos.v1 import tier_pb2, tier_service_pb2
 from escalade.tiers.errors import EscaladeError, InputError, NotServedError
 from escalade.tiers.identity import may_hear_of, speaking_for
-from escalade.tiers.wire.status import status_of
+from escalade.tiers.wire.caps import parsed
+from escalade.tiers.wire.status import abort, guarded
 from escalade.tiers.wire.tier_messages import correction_to_proto, item_from_proto, status_to_proto
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    import grpc
     from google.protobuf.descriptor import FileDescriptor
 
     from escalade.tiers.corrections import Corrections
     from escalade.tiers.outbox import Inbox
     from escalade.tiers.status import Status
 
-    Context = grpc.aio.ServicerContext[Any, Any]
+    Context = grpc.aio.ServicerContext[bytes, bytes]
 
 REPORTS_AT_ONCE = 1024
 
 
-class TierServicer(tier_service_pb2_grpc.TierServicer):
-    """Serves one tier's facts.
+class TierServicer:
+    """Serves one tier's facts, a `MoreService`. Handlers take and return bytes, as those of the data path do.
 
     Parameters
     ----------
@@ -43,44 +45,42 @@ class TierServicer(tier_service_pb2_grpc.TierServicer):
     def __init__(self, status: Callable[[], Status], corrections: Corrections | None, inbox: Inbox | None) -> None:
         self._status, self._corrections, self._inbox = status, corrections, inbox
 
-    def add_to(self, server: grpc.aio.Server) -> None:
-        """Register with a server."""
-        tier_service_pb2_grpc.add_TierServicer_to_server(self, server)
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Return what a gRPC server registers."""
+        methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "GetStatus": grpc.unary_unary_rpc_method_handler(guarded(self.get_status)),
+            "Deliver": grpc.unary_unary_rpc_method_handler(guarded(self.deliver)),
+            "WatchCorrections": grpc.unary_stream_rpc_method_handler(self.watch_corrections),
+        }
+        return grpc.method_handlers_generic_handler(self.name, methods)
 
-    async def GetStatus(  # noqa: N802
-        self, request: tier_pb2.GetStatusRequest, context: Context
-    ) -> tier_pb2.TierStatus:
+    async def get_status(self, data: bytes) -> bytes:
         """Return the tier's state."""
-        return status_to_proto(self._status())
+        del data
+        return status_to_proto(self._status()).SerializeToString()
 
-    async def WatchCorrections(  # noqa: N802
-        self, request: tier_pb2.WatchCorrectionsRequest, context: Context
-    ) -> AsyncIterator[tier_pb2.Correction]:
+    async def watch_corrections(self, data: bytes, context: Context) -> AsyncIterator[bytes]:
         """Stream what is kept after a number, then what comes."""
         try:
+            request = parsed(tier_pb2.WatchCorrectionsRequest, data)
             if self._corrections is None:
                 raise NotServedError("this tier keeps no outbox, and so no corrections; see `outbox:`")
             async for stored in self._corrections.stored(request.after, until_now=request.until_now):
                 if may_hear_of(stored.device):
-                    yield correction_to_proto(stored)
+                    yield correction_to_proto(stored).SerializeToString()
         except EscaladeError as error:
-            await context.abort(*status_of(error))
+            await abort(context, error)
 
-    async def Deliver(  # noqa: N802
-        self, request: tier_pb2.DeliverRequest, context: Context
-    ) -> tier_pb2.DeliverResponse:
+    async def deliver(self, data: bytes) -> bytes:
         """Keep reports, each once; all of them, or none."""
+        request = parsed(tier_pb2.DeliverRequest, data)
+        if self._inbox is None:
+            raise NotServedError("this tier keeps no inbox for reports; see `inbox:`")
+        if len(request.reports) > REPORTS_AT_ONCE:
+            raise InputError(f"{len(request.reports)} reports at once; send at most {REPORTS_AT_ONCE}")
         try:
-            if self._inbox is None:
-                raise NotServedError("this tier keeps no inbox for reports; see `inbox:`")
-            if len(request.reports) > REPORTS_AT_ONCE:
-                raise InputError(f"{len(request.reports)} reports at once; send at most {REPORTS_AT_ONCE}")
-            try:
-                items = [item_from_proto(report) for report in request.reports]
-            except ValueError as error:
-                raise InputError(str(error)) from error
-            items = [replace(item, device=speaking_for(item.device)) for item in items]
-            return tier_pb2.DeliverResponse(fresh=await self._inbox.store(items))
-        except EscaladeError as error:
-            await context.abort(*status_of(error))
-        raise AssertionError("abort raises")  # pragma: no cover
+            items = [item_from_proto(report) for report in request.reports]
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        items = [replace(item, device=speaking_for(item.device)) for item in items]
+        return tier_pb2.DeliverResponse(fresh=await self._inbox.store(items)).SerializeToString()

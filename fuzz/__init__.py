@@ -1,0 +1,1 @@
+"""Everything that decodes bytes from elsewhere, fed with bytes that nobody meant."""

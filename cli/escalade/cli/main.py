@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from escalade.cli.policy.arguments import add_policy, add_record
+from escalade.cli.policy.arguments import add_policy, add_record, positive
 from escalade.cli.simulate.arguments import add_simulate
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("address", metavar="HOST:PORT")
     status.add_argument("--watch", action="store_true", help="go on until Ctrl-C")
     status.add_argument(
-        "--every", type=float, default=1.0, metavar="SECONDS", help="with --watch; default: %(default)s"
+        "--every", type=positive, default=1.0, metavar="SECONDS", help="with --watch; default: %(default)s"
     )
     status.add_argument("--json", action="store_true", help="one line of JSON each time")
 
@@ -115,7 +115,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand and return its exit code."""
     try:
-        return _run(parser().parse_args(argv))
+        code = _run(parser().parse_args(argv))
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:  # whoever read our output has seen enough; nothing may be flushed to it any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

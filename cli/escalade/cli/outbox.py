@@ -102,6 +102,9 @@ def drain(file: Path, limit_s: float) -> int:
     with locate_errors(file):
         if config.outbox is None:
             raise ConfigError("there is no outbox to drain; add `outbox: {file: ...}`", key="outbox")
+        # Only what waits: nothing of this run's own is put into it meanwhile.
+        outbox = config.outbox.model_copy(update={"results": False, "telemetry_s": 0.0})
+        config = config.model_copy(update={"outbox": outbox})
         return asyncio.run(_drain(SERVICES[config.tier](config), limit_s))
 
 

@@ -47,7 +47,6 @@ class Attached:
         self.collectors: list[Collector] = []
         self.answered: Callable[..., None] | None = None
         self.aggregator: Aggregator | None = None
-        self._servicer: AggregatorServicer | None = None
         self._reporting: Reporting | None = None
 
     async def start(self, config: TierConfig, tier: Tier, ledger: EgressLedger, seal: Seal) -> None:
@@ -68,8 +67,7 @@ class Attached:
         if config.aggregator is not None:
             self.aggregator = build_aggregator(config.aggregator, config.folder, tier)
             self.aggregator.start()
-            self._servicer = AggregatorServicer(self.aggregator)
-            self.services.append(self._servicer)
+            self.services.append(AggregatorServicer(self.aggregator))
             self.collectors.append(self.aggregator.metrics)
         if config.aggregate is not None:
             features = _features_model(config, config.aggregate, seal)
@@ -82,11 +80,6 @@ class Attached:
             self._reporting = Reporting(config.aggregate, reporter, features)
             self.answered = self._reporting.answered
             self.collectors.append(ReporterMetrics(reporter))
-
-    def announce_stop(self) -> None:
-        """End what would keep the server open: streams of observations, and watches."""
-        if self._servicer is not None:
-            self._servicer.stop_reading()
 
     async def close(self) -> None:
         """Finish what is under way and close files and links."""

@@ -109,6 +109,8 @@ def offline(path: Path, kind: Kind = OUTBOX) -> Iterator[Offline]:
             yield Offline(path, database)
         finally:
             database.close()
+    except BrokenPipeError:  # the caller's own: whoever reads what it prints has seen enough
+        raise
     except CorruptError as error:
         raise OutboxError(
             f"{kind.name} {path}: damaged ({error}); the tier moves it aside when it starts, and keeps what it can read"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from escalade.protos.v1 import tier_pb2, tier_service_pb2, tier_service_pb2_grpc
-from escalade.tiers.errors import EscaladeError, InputError, NotServedError
+from escalade.tiers.errors import DrainingError, EscaladeError, InputError, NotServedError
+from escalade.tiers.reports import received
 from escalade.tiers.wire.status import status_of
-from escalade.tiers.wire.tier_messages import correction_to_proto, item_from_proto, status_to_proto
+from escalade.tiers.wire.tier_messages import correction_to_proto, item_from_proto, received_to_proto, status_to_proto
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
     import grpc
     from google.protobuf.descriptor import FileDescriptor
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 REPORTS_AT_ONCE = 1024
+NO_INBOX = "this tier keeps no inbox for reports; see `inbox:`"
+T = TypeVar("T")
 
 
 class TierServicer(tier_service_pb2_grpc.TierServicer):
@@ -40,10 +45,15 @@ class TierServicer(tier_service_pb2_grpc.TierServicer):
 
     def __init__(self, status: Callable[[], Status], corrections: Corrections | None, inbox: Inbox | None) -> None:
         self._status, self._corrections, self._inbox = status, corrections, inbox
+        self._stopping = asyncio.Event()
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register with a server."""
         tier_service_pb2_grpc.add_TierServicer_to_server(self, server)
+
+    def stop_reading(self) -> None:
+        """End watches: UNAVAILABLE, for who watches to go on elsewhere or later."""
+        self._stopping.set()
 
     async def GetStatus(  # noqa: N802
         self, request: tier_pb2.GetStatusRequest, context: Context
@@ -58,8 +68,10 @@ class TierServicer(tier_service_pb2_grpc.TierServicer):
         try:
             if self._corrections is None:
                 raise NotServedError("this tier keeps no outbox, and so no corrections; see `outbox:`")
-            async for stored in self._corrections.stored(request.after, until_now=request.until_now):
-                yield correction_to_proto(stored)
+            stored = self._corrections.stored(request.after, until_now=request.until_now)
+            async with aclosing(self._until_stop(stored)) as watch:
+                async for one in watch:
+                    yield correction_to_proto(one)
         except EscaladeError as error:
             await context.abort(*status_of(error))
 
@@ -69,7 +81,7 @@ class TierServicer(tier_service_pb2_grpc.TierServicer):
         """Keep reports, each once; all of them, or none."""
         try:
             if self._inbox is None:
-                raise NotServedError("this tier keeps no inbox for reports; see `inbox:`")
+                raise NotServedError(NO_INBOX)
             if len(request.reports) > REPORTS_AT_ONCE:
                 raise InputError(f"{len(request.reports)} reports at once; send at most {REPORTS_AT_ONCE}")
             try:
@@ -80,3 +92,37 @@ class TierServicer(tier_service_pb2_grpc.TierServicer):
         except EscaladeError as error:
             await context.abort(*status_of(error))
         raise AssertionError("abort raises")  # pragma: no cover
+
+    async def WatchReports(  # noqa: N802
+        self, request: tier_pb2.WatchReportsRequest, context: Context
+    ) -> AsyncIterator[tier_pb2.ReceivedReport]:
+        """Stream the reports that are kept after a number, then those that come."""
+        try:
+            if self._inbox is None:
+                raise NotServedError(NO_INBOX)
+            reports = received(self._inbox, request.after, until_now=request.until_now)
+            async with aclosing(self._until_stop(reports)) as watch:
+                async for one in watch:
+                    yield received_to_proto(one)
+        except EscaladeError as error:
+            await context.abort(*status_of(error))
+
+    async def _until_stop(self, found: AsyncIterator[T]) -> AsyncGenerator[T]:
+        """Yield what is found; DrainingError when the tier stops meanwhile."""
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        following: asyncio.Future[T] | None = None
+        try:
+            while True:
+                following = asyncio.ensure_future(anext(found))
+                await asyncio.wait((following, stopping), return_when=asyncio.FIRST_COMPLETED)
+                if stopping.done():
+                    raise DrainingError("the tier is stopping; watch again from the last number seen")
+                try:
+                    one = await following
+                except StopAsyncIteration:
+                    return
+                yield one
+        finally:
+            stopping.cancel()
+            if following is not None:
+                following.cancel()

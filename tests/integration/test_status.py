@@ -26,7 +26,7 @@ def escalade(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.asyncio
 async def test_an_outage_shows_in_the_status_and_ends_with_a_drain(tmp_path: Path, models: Path) -> None:
-    """Refused link, waiting items; the endpoint stops, and its outbox is sent without it."""
+    """Refused link, waiting items; the endpoint stops, and its outbox is sent without it, and nothing but that."""
     server = TierProcess({"tier": "edge_server", "model": {"file": str(models / "sure.onnx"), "name": "m"}}, tmp_path)
     config = {
         "tier": "endpoint",
@@ -52,7 +52,8 @@ async def test_an_outage_shows_in_the_status_and_ends_with_a_drain(tmp_path: Pat
             assert told["links"][0]["state"] == "refused"
             assert told["outbox"]["depth"]["normal"] == 1
             file = tmp_path / "tier.yaml"
-            file.write_text(yaml.safe_dump({**config, **link}))
+            telemetry = {"file": str(tmp_path / "outbox.db"), "telemetry_s": 0.001, "results": True}
+            file.write_text(yaml.safe_dump({**config, **link, "outbox": telemetry}))
             busy = escalade("outbox", "drain", str(file))
             assert busy.returncode == 2
             assert "has it open" in busy.stderr

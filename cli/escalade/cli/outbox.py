@@ -155,9 +155,8 @@ def print_losses(outbox: Offline, damaged: int) -> None:
     files = outbox.aside_files()
     if kept or files:
         names = "".join(f"\n  {name}" for name in files)
-        print(
-            f"quarantine: {kept} items, {len(files)} files (`escalade {outbox.kind.name} drop-quarantine` deletes them){names}"
-        )
+        command = f"escalade {outbox.kind.name} drop-quarantine"
+        print(f"quarantine: {kept} items, {len(files)} files (`{command}` deletes them){names}")
 
 
 def item_as_json(found: Leased) -> dict[str, Any]:

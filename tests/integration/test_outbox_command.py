@@ -6,6 +6,8 @@ import asyncio
 import base64
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,3 +104,13 @@ def test_mistakes_are_one_line_and_exit_code_2(path: Path, tmp_path: Path, capsy
     assert main(["outbox", "list", str(path)]) == 2
     assert "damaged (file is not a database)" in capsys.readouterr().err
     assert path.read_bytes() == b"nonsense" * 1000
+
+
+def test_a_reader_that_has_seen_enough_ends_the_list(path: Path) -> None:
+    """Exit code 1 and not a word: the outbox is not at fault."""
+    command = [sys.executable, "-m", "escalade.cli.main", "outbox", "export", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(60)) == ("", 1)

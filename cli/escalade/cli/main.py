@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from escalade.cli.pki.arguments import add_pki, add_tls
-from escalade.cli.policy.arguments import add_policy, add_record
+from escalade.cli.policy.arguments import add_policy, add_record, positive
 from escalade.cli.simulate.arguments import add_simulate
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("address", metavar="HOST:PORT")
     status.add_argument("--watch", action="store_true", help="go on until Ctrl-C")
     status.add_argument(
-        "--every", type=float, default=1.0, metavar="SECONDS", help="with --watch; default: %(default)s"
+        "--every", type=positive, default=1.0, metavar="SECONDS", help="with --watch; default: %(default)s"
     )
     status.add_argument("--json", action="store_true", help="one line of JSON each time")
     add_tls(status)
@@ -85,6 +85,18 @@ def parser() -> argparse.ArgumentParser:
     drop = actions.add_parser("drop-quarantine", help="delete the damaged items and files that were set aside")
     drop.add_argument("file", type=Path, metavar="FILE")
 
+    inbox = commands.add_parser("inbox", help="the reports that came to a stopped tier's inbox")
+    actions = inbox.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="print what came, in order")
+    listing.add_argument("file", type=Path, metavar="FILE", help="the SQLite file")
+    listing.add_argument("--limit", type=int, default=20, metavar="N", help="most to print; default: %(default)s")
+    export = actions.add_parser("export", help="write every report as a line of JSON")
+    export.add_argument("file", type=Path, metavar="FILE")
+    export.add_argument("--out", type=Path, metavar="NEW_FILE", help="default: standard output")
+    export.add_argument("--after", type=int, default=0, metavar="SEQ", help="only those with greater numbers")
+    drop = actions.add_parser("drop-quarantine", help="delete the damaged items and files that were set aside")
+    drop.add_argument("file", type=Path, metavar="FILE")
+
     egress = commands.add_parser("egress", help="what may go up from a tier, and what went")
     actions = egress.add_subparsers(dest="action", required=True, metavar="ACTION")
     sent = actions.add_parser("show", help="print a tier's egress ledger: bytes by class, destination and device")
@@ -118,7 +130,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand and return its exit code."""
     try:
-        return _run(parser().parse_args(argv))
+        code = _run(parser().parse_args(argv))
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:  # whoever read our output has seen enough; nothing may be flushed to it any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -185,6 +199,14 @@ def _run(arguments: argparse.Namespace) -> int:
             if arguments.action == "drain":
                 return outbox.drain(arguments.config, arguments.seconds)
             return outbox.drop_quarantine(arguments.file)
+        if arguments.command == "inbox":
+            from escalade.cli import inbox
+
+            if arguments.action == "list":
+                return inbox.list_reports(arguments.file, arguments.limit)
+            if arguments.action == "export":
+                return inbox.export(arguments.file, arguments.out, arguments.after)
+            return inbox.drop_quarantine(arguments.file)
         if arguments.command == "egress":
             from escalade.cli import egress
 

@@ -17,12 +17,14 @@ from escalade.tiers.config_file import load_config, locate_errors
 from escalade.tiers.errors import ConfigError, SetupError
 from escalade.tiers.logs import configure_logs
 from escalade.tiers.outbox import PRIORITIES, Leased, OutboxError
+from escalade.tiers.outbox.file import OUTBOX
 from escalade.tiers.outbox.offline import Offline, offline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from escalade.tiers.outbox.file import Kind as FileKind
     from escalade.tiers.service import Service
     from escalade.tiers.status import OutboxStatus
 
@@ -31,7 +33,7 @@ LOOK_S = 0.1
 
 def list_items(file: Path, limit: int) -> int:
     """Print a summary and the first items in the order in which they would be sent; return 0."""
-    with _opened(file) as outbox:
+    with opened(file) as outbox:
         depth, size, oldest_s, damaged = Counter[str](), 0, 0.0, 0
         shown: list[Leased] = []
         for found in outbox.items():
@@ -49,7 +51,7 @@ def list_items(file: Path, limit: int) -> int:
         corrections = [correction.seq for correction in outbox.corrections()]
         if corrections:
             print(f"{len(corrections)} corrections kept for subscribers, the latest {corrections[-1]}")
-        _print_losses(outbox, damaged)
+        print_losses(outbox, damaged)
         if shown:
             print(f"\n{'seq':>8}  {'priority':8}  {'kind':10}  {'age':>8}  {'tries':>5}  {'bytes':>9}  device/id")
         for seq, item, attempts, age_s in shown:
@@ -68,16 +70,8 @@ def export(file: Path, out: Path | None, *, quarantined: bool) -> int:
     SetupError
         The outbox or the file cannot be opened.
     """
-    with _opened(file) as outbox:
-        lines = _quarantined_lines(outbox) if quarantined else _item_lines(outbox)
-        if out is None:
-            count = _write(lines, sys.stdout)
-        else:
-            try:
-                with out.open("x", encoding="utf-8") as stream:
-                    count = _write(lines, stream)
-            except OSError as error:
-                raise SetupError(f"{out}: {error.strerror or error}") from error
+    with opened(file) as outbox:
+        count = write_lines(_quarantined_lines(outbox) if quarantined else _item_lines(outbox), out)
         print(f"{count} items exported; the outbox is as it was", file=sys.stderr)
     return 0
 
@@ -102,6 +96,9 @@ def drain(file: Path, limit_s: float) -> int:
     with locate_errors(file):
         if config.outbox is None:
             raise ConfigError("there is no outbox to drain; add `outbox: {file: ...}`", key="outbox")
+        # Only what waits: nothing of this run's own is put into it meanwhile.
+        outbox = config.outbox.model_copy(update={"results": False, "telemetry_s": 0.0})
+        config = config.model_copy(update={"outbox": outbox})
         return asyncio.run(_drain(SERVICES[config.tier](config), limit_s))
 
 
@@ -127,53 +124,61 @@ def _waiting(outbox: OutboxStatus) -> int:
     return sum(outbox.depth.values())
 
 
-def drop_quarantine(file: Path) -> int:
+def drop_quarantine(file: Path, kind: FileKind = OUTBOX) -> int:
     """Delete the damaged items and files that were set aside; return 0."""
-    with _opened(file) as outbox:
+    with opened(file, kind) as outbox:
         items, files = outbox.drop_quarantine()
     print(f"{items} damaged items and {files} damaged files deleted")
     return 0
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[Offline]:
+def opened(file: Path, kind: FileKind = OUTBOX) -> Iterator[Offline]:
+    """Open a stopped tier's outbox, or inbox; SetupError when that cannot be."""
     try:
-        with offline(file) as outbox:
+        with offline(file, kind) as outbox:
             yield outbox
     except OutboxError as error:
         raise SetupError(str(error)) from error
 
 
-def _print_losses(outbox: Offline, damaged: int) -> None:
+def print_losses(outbox: Offline, damaged: int) -> None:
+    """Print what was given up, and what is damaged."""
     counters = outbox.counters()
-    evicted = {name.removeprefix("evicted."): count for name, count in counters.items() if name.startswith("evicted.")}
-    if evicted:
-        print("evicted so far: " + ", ".join(f"{count} {name.replace('.', ' ')}" for name, count in evicted.items()))
+    for what in ("evicted", "dropped"):  # an outbox's word, and an inbox's
+        gone = {name.removeprefix(f"{what}."): count for name, count in counters.items() if name.startswith(f"{what}.")}
+        if gone:
+            print(f"{what} so far: " + ", ".join(f"{count} {name.replace('.', ' ')}" for name, count in gone.items()))
     if damaged:
         print(f"{damaged} items are damaged; the tier quarantines them when it comes to them")
     kept = sum(1 for _ in outbox.quarantined())
     files = outbox.aside_files()
     if kept or files:
         names = "".join(f"\n  {name}" for name in files)
-        print(f"quarantine: {kept} items, {len(files)} files (`escalade outbox drop-quarantine` deletes them){names}")
+        command = f"escalade {outbox.kind.name} drop-quarantine"
+        print(f"quarantine: {kept} items, {len(files)} files (`{command}` deletes them){names}")
+
+
+def item_as_json(found: Leased) -> dict[str, Any]:
+    """Return what an outbox and an inbox know of an item, its payload in base64."""
+    item = found.item
+    return {
+        "seq": found.seq,
+        "device": item.device,
+        "id": item.id,
+        "kind": item.kind,
+        "priority": item.priority,
+        "created_s": item.created_s,
+        "age_s": round(found.age_s, 3),
+        "payload": _base64(item.payload),
+    }
 
 
 def _item_lines(outbox: Offline) -> Iterator[dict[str, Any]]:
     for found in outbox.items():
         if isinstance(found, Leased):
-            item = found.item
-            yield {
-                "seq": found.seq,
-                "device": item.device,
-                "id": item.id,
-                "kind": item.kind,
-                "priority": item.priority,
-                "created_s": item.created_s,
-                "age_s": round(found.age_s, 3),
-                "attempts": found.attempts,
-                "provisional": _base64(item.provisional),
-                "payload": _base64(item.payload),
-            }
+            provisional = _base64(found.item.provisional)
+            yield {**item_as_json(found), "attempts": found.attempts, "provisional": provisional}
         else:
             yield {"seq": found.seq, "damaged": [_plain(value) for value in found.columns]}
 
@@ -182,6 +187,17 @@ def _quarantined_lines(outbox: Offline) -> Iterator[dict[str, Any]]:
     for seq, item, columns in outbox.quarantined():
         readable = {"device": item.device, "id": item.id} if item else {}
         yield {"seq": seq, **readable, "damaged": [_plain(value) for value in columns]}
+
+
+def write_lines(lines: Iterator[dict[str, Any]], out: Path | None) -> int:
+    """Write lines of JSON to a new file, or to standard output; return how many. SetupError when it cannot be."""
+    if out is None:
+        return _write(lines, sys.stdout)
+    try:
+        with out.open("x", encoding="utf-8") as stream:
+            return _write(lines, stream)
+    except OSError as error:
+        raise SetupError(f"{out}: {error.strerror or error}") from error
 
 
 def _write(lines: Iterator[dict[str, Any]], stream: IO[str]) -> int:

@@ -45,7 +45,8 @@ async def _show(address: str, tls: TlsConfig | None, *, watch: bool, every_s: fl
             if watch and sys.stdout.isatty():
                 print(CLEAR, end="")
             if status is None:
-                print(f"escalade: {' '.join(trouble.split())}", file=sys.stderr if not watch else sys.stdout)
+                screen = sys.stdout if watch and not as_json else sys.stderr
+                print(f"escalade: {' '.join(trouble.split())}", file=screen)
             elif as_json:
                 print(json.dumps(status.as_json()))
             else:
@@ -74,7 +75,8 @@ def lines(status: Status, address: str) -> Iterator[str]:
         latency = "-" if isnan(link.latency_ms) else f"{link.latency_ms:.1f}"
         state = f"{link.state:8} {readable_time(link.state_s):>8}"
         breaker = f"{link.breaker:9} {readable_time(link.breaker_s):>8}"
-        yield f"{link.address:28} {state}  {breaker} {latency:>8} {link.load:>5.2f}  {link.last_failure or '-'}"
+        failure = f"{link.last_failure}, {readable_time(link.last_failure_s)} ago" if link.last_failure else "-"
+        yield f"{link.address:28} {state}  {breaker} {latency:>8} {link.load:>5.2f}  {failure}"
     if outbox := status.outbox:
         yield ""
         yield f"outbox {outbox.file}"

@@ -54,6 +54,7 @@ EXPECTED = {
     "/escalade.protos.v1.Tier/GetStatus": "---AA",
     "/escalade.protos.v1.Tier/WatchCorrections": "OO-A-",
     "/escalade.protos.v1.Tier/Deliver": "OAA--",
+    "/escalade.protos.v1.Tier/WatchReports": "---AA",
     "/escalade.protos.v1.Aggregator/Observe": "OO---",
     "/escalade.protos.v1.Aggregator/ObserveStream": "OO---",
     "/escalade.protos.v1.Aggregator/WatchEvents": "--AAA",
@@ -66,7 +67,7 @@ EXPECTED = {
 }
 NOT_SERVED = "/escalade.protos.v1.Enrolment/Enrol"
 STREAMS = ("ModelStreamInfer", "ServerReflectionInfo", "ObserveStream")
-SERVER_STREAMS = ("WatchCorrections", "WatchEvents", "Watch")
+SERVER_STREAMS = ("WatchCorrections", "WatchReports", "WatchEvents", "Watch")
 DEVICE_CALLS = ("ModelInfer", "ModelStreamInfer", "Deliver", "Observe", "ObserveStream")
 
 DENIED, UNKNOWN, UNAVAILABLE = (
@@ -382,7 +383,7 @@ async def test_corrections_go_to_whom_they_concern(scope: Scope, heard: list[str
     servicer: Any = TierServicer(lambda: None, Kept(), None)  # type: ignore[arg-type, return-value]  # not asked
     token = SPEAKER.set(Speaker(Identity("endpoint", "cam-1"), scope))
     try:
-        told = [one.device async for one in servicer.WatchCorrections(tier_pb2.WatchCorrectionsRequest(), None)]
+        told = [tier_pb2.Correction.FromString(one).device async for one in servicer.watch_corrections(b"", None)]
     finally:
         SPEAKER.reset(token)
     assert told == heard

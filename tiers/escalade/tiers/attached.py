@@ -48,7 +48,6 @@ class Attached:
         self.collectors: list[Collector] = []
         self.answered: Callable[..., None] | None = None
         self.aggregator: Aggregator | None = None
-        self._servicer: AggregatorServicer | None = None
         self._reporting: Reporting | None = None
 
     async def start(
@@ -73,8 +72,7 @@ class Attached:
         if config.aggregator is not None:
             self.aggregator = build_aggregator(config.aggregator, config.folder, tier)
             self.aggregator.start()
-            self._servicer = AggregatorServicer(self.aggregator)
-            self.services.append(self._servicer)
+            self.services.append(AggregatorServicer(self.aggregator))
             self.collectors.append(self.aggregator.metrics)
         if config.aggregate is not None:
             features = _features_model(config, config.aggregate, seal)
@@ -88,11 +86,6 @@ class Attached:
             self._reporting = Reporting(config.aggregate, reporter, features)
             self.answered = self._reporting.answered
             self.collectors.append(ReporterMetrics(reporter))
-
-    def announce_stop(self) -> None:
-        """End what would keep the server open: streams of observations, and watches."""
-        if self._servicer is not None:
-            self._servicer.stop_reading()
 
     async def close(self) -> None:
         """Finish what is under way and close files and links."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from escalade.tiers.answer import Answer
     from escalade.tiers.corrections import Correction
+    from escalade.tiers.reports import Received
     from escalade.tiers.status import Status
     from escalade.tiers.tls_config import TlsConfig
 
@@ -111,6 +112,16 @@ class Client:
             The model is no classifier.
         """
         return self._tier.corrections(after, until_now=until_now, raw=raw)
+
+    def reports(self, after: int = 0, *, until_now: bool = False) -> AsyncIterator[Received]:
+        """Yield the reports in the tier's inbox after the number `after`, then those that come; raises as `status`.
+
+        Parameters
+        ----------
+        until_now:
+            End instead of waiting for more.
+        """
+        return self._tier.reports(after, until_now=until_now)
 
     async def close(self) -> None:
         """Close the channel."""

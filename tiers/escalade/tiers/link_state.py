@@ -31,8 +31,8 @@ class LinkFacts(NamedTuple):
         Recent time of an answered call, exponentially weighted over about ten; NaN before the first.
     load:
         What the peer last said of its load, 0 to 1.
-    reason:
-        Why a call or a probe failed the last time; empty when none has.
+    reason, failed_at:
+        Why a call or a probe failed the last time, empty when none has; and when.
     calls, retries:
         Calls by outcome; how many of them were second tries.
     only:
@@ -47,6 +47,7 @@ class LinkFacts(NamedTuple):
     latency_ms: float
     load: float
     reason: str
+    failed_at: float | None
     calls: dict[str, int]
     retries: int
     only: Literal["critical"] | None
@@ -84,6 +85,7 @@ class LinkState:
         """When the peer last answered anything."""
         self._worked = -inf  # when it last answered a call: only then does it speak of its load
         self.reason = ""
+        self.failed_at: float | None = None
         self.latency_ms = nan
         self.calls: dict[str, int] = {"ok": 0}
         self.retries = 0
@@ -115,7 +117,7 @@ class LinkState:
             It is tried again at once; the breaker judges by what comes of that.
         """
         self.calls[reason] = self.calls.get(reason, 0) + 1
-        self.reason = reason
+        self.reason, self.failed_at = reason, now
         if again:
             self.retries += 1
             self.breaker.abandoned(now)
@@ -137,7 +139,7 @@ class LinkState:
     def probed(self, outcome: str, now: float) -> bool:
         """A probe ended, `ok` or with a reason; return whether that is news."""
         if outcome in _LOST:
-            self._silent, self.reason = True, outcome
+            self._silent, self.reason, self.failed_at = True, outcome, now
             self._enter(_LOST[outcome], now)
             self.breaker.silent(now)
             return self._told(outcome)
@@ -164,6 +166,7 @@ class LinkState:
             self.latency_ms,
             self.load(load, now),
             self.reason,
+            self.failed_at,
             dict(self.calls),
             self.retries,
             only,

@@ -7,8 +7,10 @@ import json
 import secrets
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from math import isfinite
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
@@ -16,13 +18,17 @@ from escalade.tiers.answer import Row
 from escalade.tiers.egress import DATA_CLASSES, report_id
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.outbox import Item, OutboxError
+from escalade.tiers.outbox.item import REPORT_KINDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import AsyncIterator, Callable, Collection
+
+    from numpy.typing import NDArray
 
     from escalade.tiers.answer import Answer
     from escalade.tiers.egress import DataClass
-    from escalade.tiers.outbox import Kind, Outbox, Priority
+    from escalade.tiers.outbox import Inbox, Outbox, Priority
+    from escalade.tiers.outbox.item import ReportKind
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +37,40 @@ LANE = "/reports"
 ROWS_AT_ONCE = 512
 WRITE_S = 1.0
 """Results wait in memory for so long, to share an item; what a crash loses of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A report in an inbox.
+
+    Attributes
+    ----------
+    seq:
+        Greater than that of all reports before it.
+    device, id:
+        Who sent it, and its name there.
+    created_s:
+        When it was made, in the sender's time of day.
+    age_s:
+        How long ago it came.
+    """
+
+    seq: int
+    device: str
+    id: str
+    kind: ReportKind
+    priority: Priority
+    created_s: float
+    payload: bytes
+    age_s: float
+
+
+async def received(inbox: Inbox, after: int, *, until_now: bool) -> AsyncIterator[Received]:
+    """Yield the reports in an inbox; see `Inbox.follow`."""
+    async for seq, item, age_s in inbox.follow(after, until_now=until_now):
+        kind = cast("ReportKind", item.kind)
+        device = item.device.removesuffix(LANE)
+        yield Received(seq, device, item.id, kind, item.priority, item.created_s, item.payload, age_s)
 
 
 class Reports:
@@ -53,17 +93,21 @@ class Reports:
         self._full = asyncio.Event()
 
     async def report(
-        self, payload: bytes, *, data: DataClass = "raw", kind: Kind = "telemetry", priority: Priority = "bulk"
+        self, payload: bytes, *, data: DataClass = "raw", kind: ReportKind = "telemetry", priority: Priority = "bulk"
     ) -> str:
         """Keep a report and return its id once it is on the disk.
 
         Raises
         ------
+        ValueError
+            It is of another kind, or priority.
         ConfigError
             Data of its class may not leave.
         OutboxError
             It could not be kept.
         """
+        if kind not in REPORT_KINDS:
+            raise ValueError(f"a report's kind is one of {', '.join(REPORT_KINDS)}, not {kind!r}")
         if data not in self._egress:
             raise ConfigError(
                 f"a report of class {data!r} may not leave; allowed: {', '.join(self._egress) or 'nothing'}",
@@ -79,7 +123,7 @@ class Reports:
         part = answer.answer() if isinstance(answer, Row) else answer
         label = [None] * len(part) if part.label is None else part.label.tolist()
         now = round(time.time(), 3)
-        columns = zip(label, part.score.tolist(), part.tier, part.degraded.tolist(), strict=True)
+        columns = zip(label, _numbers(part.score), part.tier, part.degraded.tolist(), strict=True)
         for row, (one, score, tier, degraded) in enumerate(columns):
             fact = {"time_s": now, "request_id": request_id, "row": row, "label": one, "score": score, "tier": tier}
             self._rows.append({**fact, "degraded": part.reason} if degraded else fact)
@@ -104,7 +148,7 @@ class Reports:
         rows, self._rows = self._rows, []
         if not rows:
             return lost
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         try:
             await self.report(lines.encode(), data="label", kind="result")
         except OutboxError as error:
@@ -120,3 +164,8 @@ class Reports:
                 await self.report(json.dumps({"time_s": round(time.time(), 3), **facts()}).encode(), data="label")
             except OutboxError as error:
                 log.warning("telemetry lost", reason=str(error))
+
+
+def _numbers(column: NDArray[Any]) -> list[float | None]:
+    """Return floats as JSON has them: six decimals, null for what is no number."""
+    return [round(value, 6) if isfinite(value) else None for value in column.tolist()]

@@ -49,6 +49,7 @@ TABLE: dict[str, dict[Role, Scope]] = {
     f"{_TIER}/WatchCorrections": {"endpoint": OWN, "edge-node": OWN, "operator": ANY},
     # Reports from outboxes below.
     f"{_TIER}/Deliver": {"endpoint": OWN, "edge-node": ANY, "edge-server": ANY},
+    f"{_TIER}/WatchReports": LOOKING,
     # Several nodes' views of one event. GetEvent may teach the true label, so it is no viewer's.
     f"{_AGGREGATOR}/Observe": {"endpoint": OWN, "edge-node": OWN},
     f"{_AGGREGATOR}/ObserveStream": {"endpoint": OWN, "edge-node": OWN},

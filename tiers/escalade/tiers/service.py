@@ -31,6 +31,7 @@ from escalade.tiers.model import OnnxModel
 from escalade.tiers.outbox import Inbox, InboxLimits, OutboxError
 from escalade.tiers.outbox.sealing import UNSEALED
 from escalade.tiers.record import Recorder
+from escalade.tiers.reports import received
 from escalade.tiers.retuning import Window, retune_forever
 from escalade.tiers.security import Security
 from escalade.tiers.status import Status, inbox_status, link_status, outbox_status
@@ -44,7 +45,7 @@ from escalade.tiers.wire.tier_servicer import TierServicer
 from escalade.tiers.wire.upstream import GrpcUpstream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from types import TracebackType
 
     from numpy.typing import NDArray
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from escalade.tiers.outbox import Priority
     from escalade.tiers.outbox.item import ReportKind
     from escalade.tiers.outbox.sealing import Seal
+    from escalade.tiers.reports import Received
 
 log = structlog.get_logger(__name__)
 
@@ -342,6 +344,25 @@ class Service:
             raise ConfigError("reports go through the outbox; add `outbox: {file: ...}`", key="outbox")
         return await self._forwarding.reports.report(payload, data=data, kind=kind, priority=priority)
 
+    def reports(self, after: int = 0, *, until_now: bool = False) -> AsyncIterator[Received]:
+        """Yield the reports that came from tiers below after the number `after`, then those that come.
+
+        Parameters
+        ----------
+        until_now:
+            End instead of waiting for more.
+
+        Raises
+        ------
+        ConfigError
+            The tier keeps no inbox.
+        OutboxError
+            While reading: the tier was closed; with `until_now` also when the inbox cannot be read now.
+        """
+        if self._inbox is None:
+            raise ConfigError("there are no reports without an inbox; add `inbox: {file: ...}`", key="inbox")
+        return received(self._inbox, after, until_now=until_now)
+
     async def infer(self, x: NDArray[Any], deadline_ms: float | None = None, *, event: str = "") -> Answer:
         """Return the answer to `x`, `[B, *row]`, within `deadline_ms` (default: `limits.default_deadline_ms`).
 
@@ -366,7 +387,6 @@ class Service:
         stop = time.monotonic() + limit_s
         if self._server:
             await self._server.announce_stop()
-            self._attached.announce_stop()
         await self._tier.drain(limit_s)
         if self._server:
             await self._server.stop(max(0.0, stop - time.monotonic()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from math import isnan, nan
+from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ class LinkStatus:
     latency_ms: float
     load: float
     last_failure: str = ""
+    last_failure_s: float = nan
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def link_status(facts: LinkFacts, now: float) -> LinkStatus:
         latency_ms=facts.latency_ms,
         load=facts.load,
         last_failure=facts.reason,
+        last_failure_s=nan if facts.failed_at is None else now - facts.failed_at,
     )
 
 
@@ -122,4 +124,4 @@ def inbox_status(inbox: Inbox, repeats: int) -> InboxStatus:
 
 
 def _or_null(value: str | float) -> str | float | None:
-    return None if isinstance(value, float) and isnan(value) else value
+    return None if isinstance(value, float) and not isfinite(value) else value

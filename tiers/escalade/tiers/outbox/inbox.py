@@ -15,7 +15,7 @@ from escalade.tiers.outbox.window import InboxLimits
 from escalade.tiers.outbox.worker import MAX_GROUP, GroupThread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
     from escalade.tiers.outbox.dedup import Seen
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from escalade.tiers.outbox.sealing import Seal
     from escalade.tiers.outbox.stats import InboxStats
     from escalade.tiers.outbox.worker import Answers, Request
+
+READ_AT_ONCE = 64
+AGAIN_S = 1.0
+"""An inbox that cannot be read is tried again after so long."""
 
 
 class Inbox:
@@ -65,6 +69,7 @@ class Inbox:
     ) -> None:
         self.path = path
         self._receiver = Receiver(path, limits, clock=clock, wall=wall, synchronous=synchronous, seal=seal)
+        self._news, self._closed = asyncio.Event(), False
         self._thread = GroupThread(f"inbox {path}", self._serve, self._receiver.close, max_group)
 
     async def __aenter__(self) -> Self:
@@ -137,6 +142,36 @@ class Inbox:
         """
         return await self._thread.ask("read", (after, limit))  # type: ignore[no-any-return]
 
+    async def follow(self, after: int, *, until_now: bool = False) -> AsyncIterator[Stored]:
+        """Yield what is stored after the number `after`, in the order it came, then what comes.
+
+        Parameters
+        ----------
+        until_now:
+            End instead of waiting for more.
+
+        Raises
+        ------
+        OutboxError
+            It was closed; with `until_now` also when it cannot be read now.
+        """
+        while True:
+            news = self._news
+            try:
+                found = await self.read(after, READ_AT_ONCE)
+            except OutboxError:
+                if until_now or self._closed:
+                    raise
+                await asyncio.sleep(AGAIN_S)
+                continue
+            for one in found:
+                yield one
+                after = one.seq
+            if not found:
+                if until_now:
+                    return
+                await news.wait()
+
     async def expire(self) -> None:
         """Delete what has left the window; else it stays until something new comes.
 
@@ -160,9 +195,16 @@ class Inbox:
 
     async def close(self) -> None:
         """Finish what was asked before, then close the file and give up its lock."""
+        self._closed = True
         await self._thread.close()
+        self._announce()
 
-    def _serve(self, group: list[Request], answers: Answers) -> None:
+    def _announce(self) -> None:
+        """Wake who follows; runs on the loop."""
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def _serve(self, group: list[Request], answers: Answers) -> Callable[[], None]:
         """Store what there is to store in one transaction, then do the rest in turn; runs on the thread."""
         receiver = self._receiver
         stores = [request for request in group if request.what in ("store", "answered")]
@@ -176,6 +218,7 @@ class Inbox:
             if what not in ("store", "answered"):
                 answers.append((answer, self._other(what, argument)))
         receiver.publish()
+        return self._announce
 
     def _other(self, what: str, argument: Any) -> Seen[bytes] | list[Stored] | OutboxError | None:
         try:

@@ -13,6 +13,7 @@ ReportKind = Literal["result", "telemetry"]
 Priority = Literal["critical", "normal", "bulk"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
+REPORT_KINDS: tuple[ReportKind, ...] = get_args(ReportKind)
 PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 """Most urgent first. An item's rank is its priority's place here."""
 

@@ -43,13 +43,14 @@ class Forgotten(NamedTuple):
 class Offline:
     """A stopped tier's outbox, or inbox. Made by `offline`; nothing is evicted or repaired by looking."""
 
-    def __init__(self, path: Path, database: Database) -> None:
-        self.path, self._database = path, database
+    def __init__(self, path: Path, database: Database, kind: Kind) -> None:
+        self.path, self._database, self.kind = path, database, kind
 
     def items(self) -> Iterator[Leased | Damaged]:
-        """Yield every item in the order in which it would be sent."""
+        """Yield every item in the order in which it would be sent, of an inbox in which it came."""
         known, bad = self._database.known()
-        for entry in sorted(known, key=lambda entry: (entry.rank, entry.seq)):
+        by_rank = self.kind == OUTBOX
+        for entry in sorted(known, key=lambda entry: (entry.rank if by_rank else 0, entry.seq)):
             row = self._database.rows([entry.seq])[entry.seq]
             try:
                 yield Leased(entry.seq, from_row(row), entry.attempts, entry.age_s)
@@ -106,9 +107,11 @@ def offline(path: Path, kind: Kind = OUTBOX) -> Iterator[Offline]:
         finish(path)
         database = Database(path, kind, now=time.monotonic(), wall_s=time.time())
         try:
-            yield Offline(path, database)
+            yield Offline(path, database, kind)
         finally:
             database.close()
+    except BrokenPipeError:  # the caller's own: whoever reads what it prints has seen enough
+        raise
     except CorruptError as error:
         raise OutboxError(
             f"{kind.name} {path}: damaged ({error}); the tier moves it aside when it starts, and keeps what it can read"

@@ -49,6 +49,10 @@ class MoreService(Protocol):
         """Return what a gRPC server registers; the methods speak bytes."""
         ...
 
+    def stop_reading(self) -> None:
+        """End what would keep the server open: it is about to stop."""
+        ...
+
 
 class GrpcServer:
     """Serves until stopped.
@@ -91,6 +95,7 @@ class GrpcServer:
         )
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._more = more
         self._names = [SERVICE, *(service.name for service in more)]
         if reflection_on:
             names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
@@ -129,9 +134,11 @@ class GrpcServer:
         return f"{f'[{host}]' if ':' in host else host}:{bound or port}"
 
     async def announce_stop(self) -> None:
-        """Say NOT_SERVING and read no more from open streams; calls are still taken, for the tier to refuse."""
+        """Say NOT_SERVING, end watches, read no more from open streams; calls are taken, for the tier to refuse."""
         await self._health.enter_graceful_shutdown()
         self._servicer.stop_reading()
+        for service in self._more:
+            service.stop_reading()
 
     async def stop(self, grace_s: float) -> None:
         """Close the port; calls under way have `grace_s` to end."""

@@ -9,13 +9,14 @@ import grpc
 from escalade.protos.v1 import tier_pb2, tier_service_pb2_grpc
 from escalade.tiers.errors import NotServedError
 from escalade.tiers.wire.status import error_of
-from escalade.tiers.wire.tier_messages import correction_from_proto, status_from_proto
+from escalade.tiers.wire.tier_messages import correction_from_proto, received_from_proto, status_from_proto
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from escalade.tiers.corrections import Correction
     from escalade.tiers.errors import EscaladeError
+    from escalade.tiers.reports import Received
     from escalade.tiers.status import Status
 
 
@@ -38,6 +39,15 @@ class TierCalls:
         try:
             async for message in self._stub.WatchCorrections(request):
                 yield correction_from_proto(message, raw=raw)
+        except grpc.aio.AioRpcError as error:
+            raise _explained(error) from error
+
+    async def reports(self, after: int, *, until_now: bool) -> AsyncIterator[Received]:
+        """Yield the reports in the tier's inbox after a number."""
+        request = tier_pb2.WatchReportsRequest(after=after, until_now=until_now)
+        try:
+            async for message in self._stub.WatchReports(request):
+                yield received_from_proto(message)
         except grpc.aio.AioRpcError as error:
             raise _explained(error) from error
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 from escalade.protos.v1 import tier_pb2
 from escalade.tiers.corrections import Correction
 from escalade.tiers.outbox import Item
+from escalade.tiers.outbox.item import REPORT_KINDS
+from escalade.tiers.reports import Received
 from escalade.tiers.status import InboxStatus, LinkStatus, OutboxStatus, Status
 from escalade.tiers.wire.kept import kept_answer, rows_of
 
@@ -14,11 +16,21 @@ if TYPE_CHECKING:
     from escalade.tiers.outbox import Correction as Stored
     from escalade.tiers.outbox import Kind, Priority
 
-REPORTS = ("result", "telemetry")
 PLAIN_FIELDS = (
     "tier", "device", "version", "up_s", "model", "model_sha256", "draining", "queue", "max_queue", "load",
 )  # fmt: skip
-LINK_FIELDS = ("address", "state", "state_s", "breaker", "breaker_s", "latency_ms", "load", "last_failure")
+LINK_FIELDS = (
+    "address",
+    "state",
+    "state_s",
+    "breaker",
+    "breaker_s",
+    "latency_ms",
+    "load",
+    "last_failure",
+    "last_failure_s",
+)
+REPORT_FIELDS = ("device", "id", "kind", "priority", "created_s", "payload")
 COUNTS = ("requests", "actions", "degraded", "shed")
 
 
@@ -104,19 +116,24 @@ def correction_from_proto(message: tier_pb2.Correction, *, raw: bool = False) ->
 
 def item_to_proto(item: Item) -> tier_pb2.Report:
     """Return a result or a piece of telemetry as a message."""
-    return tier_pb2.Report(
-        device=item.device,
-        id=item.id,
-        kind=item.kind,
-        priority=item.priority,
-        created_s=item.created_s,
-        payload=item.payload,
-    )
+    return tier_pb2.Report(**{name: getattr(item, name) for name in REPORT_FIELDS})
+
+
+def received_to_proto(report: Received) -> tier_pb2.ReceivedReport:
+    """Return a report of the inbox as a message."""
+    message = tier_pb2.Report(**{name: getattr(report, name) for name in REPORT_FIELDS})
+    return tier_pb2.ReceivedReport(seq=report.seq, report=message, age_s=report.age_s)
+
+
+def received_from_proto(message: tier_pb2.ReceivedReport) -> Received:
+    """Return the report that a message holds."""
+    facts: dict[str, Any] = {name: getattr(message.report, name) for name in REPORT_FIELDS}
+    return Received(seq=message.seq, age_s=message.age_s, **facts)
 
 
 def item_from_proto(report: tier_pb2.Report) -> Item:
     """Return what was reported; ValueError when it is not a report."""
-    if report.kind not in REPORTS:
+    if report.kind not in REPORT_KINDS:
         raise ValueError(f"a report is a result or telemetry, not {report.kind!r}")
     kind, priority = cast("Kind", report.kind), cast("Priority", report.priority or "bulk")
     return Item(report.device, report.id, report.payload, kind, priority, report.created_s)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import aclosing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
 from escalade.protos.v1 import tier_pb2, tier_service_pb2
-from escalade.tiers.errors import EscaladeError, InputError, NotServedError
+from escalade.tiers.errors import DrainingError, EscaladeError, InputError, NotServedError
 from escalade.tiers.identity import may_hear_of, speaking_for
+from escalade.tiers.reports import received
 from escalade.tiers.wire.caps import parsed
 from escalade.tiers.wire.status import abort, guarded
-from escalade.tiers.wire.tier_messages import correction_to_proto, item_from_proto, status_to_proto
+from escalade.tiers.wire.tier_messages import correction_to_proto, item_from_proto, received_to_proto, status_to_proto
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
     from google.protobuf.descriptor import FileDescriptor
 
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[bytes, bytes]
 
 REPORTS_AT_ONCE = 1024
+NO_INBOX = "this tier keeps no inbox for reports; see `inbox:`"
+T = TypeVar("T")
 
 
 class TierServicer:
@@ -44,6 +49,7 @@ class TierServicer:
 
     def __init__(self, status: Callable[[], Status], corrections: Corrections | None, inbox: Inbox | None) -> None:
         self._status, self._corrections, self._inbox = status, corrections, inbox
+        self._stopping = asyncio.Event()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what a gRPC server registers."""
@@ -51,8 +57,13 @@ class TierServicer:
             "GetStatus": grpc.unary_unary_rpc_method_handler(guarded(self.get_status)),
             "Deliver": grpc.unary_unary_rpc_method_handler(guarded(self.deliver)),
             "WatchCorrections": grpc.unary_stream_rpc_method_handler(self.watch_corrections),
+            "WatchReports": grpc.unary_stream_rpc_method_handler(self.watch_reports),
         }
         return grpc.method_handlers_generic_handler(self.name, methods)
+
+    def stop_reading(self) -> None:
+        """End watches: UNAVAILABLE, for who watches to go on elsewhere or later."""
+        self._stopping.set()
 
     async def get_status(self, data: bytes) -> bytes:
         """Return the tier's state."""
@@ -65,9 +76,24 @@ class TierServicer:
             request = parsed(tier_pb2.WatchCorrectionsRequest, data)
             if self._corrections is None:
                 raise NotServedError("this tier keeps no outbox, and so no corrections; see `outbox:`")
-            async for stored in self._corrections.stored(request.after, until_now=request.until_now):
-                if may_hear_of(stored.device):
-                    yield correction_to_proto(stored).SerializeToString()
+            stored = self._corrections.stored(request.after, until_now=request.until_now)
+            async with aclosing(self._until_stop(stored)) as watch:
+                async for one in watch:
+                    if may_hear_of(one.device):
+                        yield correction_to_proto(one).SerializeToString()
+        except EscaladeError as error:
+            await abort(context, error)
+
+    async def watch_reports(self, data: bytes, context: Context) -> AsyncIterator[bytes]:
+        """Stream the reports that are kept after a number, then those that come."""
+        try:
+            request = parsed(tier_pb2.WatchReportsRequest, data)
+            if self._inbox is None:
+                raise NotServedError(NO_INBOX)
+            reports = received(self._inbox, request.after, until_now=request.until_now)
+            async with aclosing(self._until_stop(reports)) as watch:
+                async for one in watch:
+                    yield received_to_proto(one).SerializeToString()
         except EscaladeError as error:
             await abort(context, error)
 
@@ -75,7 +101,7 @@ class TierServicer:
         """Keep reports, each once; all of them, or none."""
         request = parsed(tier_pb2.DeliverRequest, data)
         if self._inbox is None:
-            raise NotServedError("this tier keeps no inbox for reports; see `inbox:`")
+            raise NotServedError(NO_INBOX)
         if len(request.reports) > REPORTS_AT_ONCE:
             raise InputError(f"{len(request.reports)} reports at once; send at most {REPORTS_AT_ONCE}")
         try:
@@ -84,3 +110,23 @@ class TierServicer:
             raise InputError(str(error)) from error
         items = [replace(item, device=speaking_for(item.device)) for item in items]
         return tier_pb2.DeliverResponse(fresh=await self._inbox.store(items)).SerializeToString()
+
+    async def _until_stop(self, found: AsyncIterator[T]) -> AsyncGenerator[T]:
+        """Yield what is found; DrainingError when the tier stops meanwhile."""
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        following: asyncio.Future[T] | None = None
+        try:
+            while True:
+                following = asyncio.ensure_future(anext(found))
+                await asyncio.wait((following, stopping), return_when=asyncio.FIRST_COMPLETED)
+                if stopping.done():
+                    raise DrainingError("the tier is stopping; watch again from the last number seen")
+                try:
+                    one = await following
+                except StopAsyncIteration:
+                    return
+                yield one
+        finally:
+            stopping.cancel()
+            if following is not None:
+                following.cancel()

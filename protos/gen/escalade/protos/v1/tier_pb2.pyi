@@ -175,6 +175,7 @@ class LinkStatus(google.protobuf.message.Message):
     LATENCY_MS_FIELD_NUMBER: builtins.int
     LOAD_FIELD_NUMBER: builtins.int
     LAST_FAILURE_FIELD_NUMBER: builtins.int
+    LAST_FAILURE_S_FIELD_NUMBER: builtins.int
     address: builtins.str
     state: builtins.str
     """up, frozen, refused or unknown; and since how many seconds, NaN for never."""
@@ -188,6 +189,8 @@ class LinkStatus(google.protobuf.message.Message):
     """How full the tier there says it is, 0 to 1."""
     last_failure: builtins.str
     """How the last call that failed ended; empty when none did."""
+    last_failure_s: builtins.float
+    """How long ago that was; NaN for never."""
     def __init__(
         self,
         *,
@@ -199,8 +202,9 @@ class LinkStatus(google.protobuf.message.Message):
         latency_ms: builtins.float = ...,
         load: builtins.float = ...,
         last_failure: builtins.str = ...,
+        last_failure_s: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "breaker", b"breaker", "breaker_s", b"breaker_s", "last_failure", b"last_failure", "latency_ms", b"latency_ms", "load", b"load", "state", b"state", "state_s", b"state_s"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "breaker", b"breaker", "breaker_s", b"breaker_s", "last_failure", b"last_failure", "last_failure_s", b"last_failure_s", "latency_ms", b"latency_ms", "load", b"load", "state", b"state", "state_s", b"state_s"]) -> None: ...
 
 global___LinkStatus = LinkStatus
 
@@ -404,6 +408,51 @@ class Report(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["created_s", b"created_s", "device", b"device", "id", b"id", "kind", b"kind", "payload", b"payload", "priority", b"priority"]) -> None: ...
 
 global___Report = Report
+
+@typing.final
+class WatchReportsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AFTER_FIELD_NUMBER: builtins.int
+    UNTIL_NOW_FIELD_NUMBER: builtins.int
+    after: builtins.int
+    """Reports with a greater `seq`; 0 for all that are kept."""
+    until_now: builtins.bool
+    """End the stream when there are no more, instead of waiting for new ones."""
+    def __init__(
+        self,
+        *,
+        after: builtins.int = ...,
+        until_now: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["after", b"after", "until_now", b"until_now"]) -> None: ...
+
+global___WatchReportsRequest = WatchReportsRequest
+
+@typing.final
+class ReceivedReport(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SEQ_FIELD_NUMBER: builtins.int
+    REPORT_FIELD_NUMBER: builtins.int
+    AGE_S_FIELD_NUMBER: builtins.int
+    seq: builtins.int
+    """Greater than that of all before: to go on after an interruption, ask for those after the last one seen."""
+    age_s: builtins.float
+    """How long ago it came."""
+    @property
+    def report(self) -> global___Report: ...
+    def __init__(
+        self,
+        *,
+        seq: builtins.int = ...,
+        report: global___Report | None = ...,
+        age_s: builtins.float = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["report", b"report"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["age_s", b"age_s", "report", b"report", "seq", b"seq"]) -> None: ...
+
+global___ReceivedReport = ReceivedReport
 
 @typing.final
 class DeliverRequest(google.protobuf.message.Message):

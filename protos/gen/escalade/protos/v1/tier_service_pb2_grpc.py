@@ -50,6 +50,11 @@ class TierStub(object):
                 request_serializer=escalade_dot_protos_dot_v1_dot_tier__pb2.DeliverRequest.SerializeToString,
                 response_deserializer=escalade_dot_protos_dot_v1_dot_tier__pb2.DeliverResponse.FromString,
                 _registered_method=True)
+        self.WatchReports = channel.unary_stream(
+                '/escalade.protos.v1.Tier/WatchReports',
+                request_serializer=escalade_dot_protos_dot_v1_dot_tier__pb2.WatchReportsRequest.SerializeToString,
+                response_deserializer=escalade_dot_protos_dot_v1_dot_tier__pb2.ReceivedReport.FromString,
+                _registered_method=True)
 
 
 class TierServicer(object):
@@ -76,6 +81,13 @@ class TierServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchReports(self, request, context):
+        """Tells what was delivered, in the order it came. FAILED_PRECONDITION where the tier keeps no inbox.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TierServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -93,6 +105,11 @@ def add_TierServicer_to_server(servicer, server):
                     servicer.Deliver,
                     request_deserializer=escalade_dot_protos_dot_v1_dot_tier__pb2.DeliverRequest.FromString,
                     response_serializer=escalade_dot_protos_dot_v1_dot_tier__pb2.DeliverResponse.SerializeToString,
+            ),
+            'WatchReports': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchReports,
+                    request_deserializer=escalade_dot_protos_dot_v1_dot_tier__pb2.WatchReportsRequest.FromString,
+                    response_serializer=escalade_dot_protos_dot_v1_dot_tier__pb2.ReceivedReport.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -177,6 +194,33 @@ class Tier(object):
             '/escalade.protos.v1.Tier/Deliver',
             escalade_dot_protos_dot_v1_dot_tier__pb2.DeliverRequest.SerializeToString,
             escalade_dot_protos_dot_v1_dot_tier__pb2.DeliverResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchReports(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/escalade.protos.v1.Tier/WatchReports',
+            escalade_dot_protos_dot_v1_dot_tier__pb2.WatchReportsRequest.SerializeToString,
+            escalade_dot_protos_dot_v1_dot_tier__pb2.ReceivedReport.FromString,
             options,
             channel_credentials,
             insecure,

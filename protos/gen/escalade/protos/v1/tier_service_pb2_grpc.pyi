@@ -38,6 +38,12 @@ class TierStub:
     ]
     """Takes reports from outboxes below, each exactly once. FAILED_PRECONDITION where the tier keeps no inbox."""
 
+    WatchReports: grpc.UnaryStreamMultiCallable[
+        escalade.protos.v1.tier_pb2.WatchReportsRequest,
+        escalade.protos.v1.tier_pb2.ReceivedReport,
+    ]
+    """Tells what was delivered, in the order it came. FAILED_PRECONDITION where the tier keeps no inbox."""
+
 class TierAsyncStub:
     """Served by every tier beside the Open Inference Protocol."""
 
@@ -57,6 +63,12 @@ class TierAsyncStub:
         escalade.protos.v1.tier_pb2.DeliverResponse,
     ]
     """Takes reports from outboxes below, each exactly once. FAILED_PRECONDITION where the tier keeps no inbox."""
+
+    WatchReports: grpc.aio.UnaryStreamMultiCallable[
+        escalade.protos.v1.tier_pb2.WatchReportsRequest,
+        escalade.protos.v1.tier_pb2.ReceivedReport,
+    ]
+    """Tells what was delivered, in the order it came. FAILED_PRECONDITION where the tier keeps no inbox."""
 
 class TierServicer(metaclass=abc.ABCMeta):
     """Served by every tier beside the Open Inference Protocol."""
@@ -83,5 +95,13 @@ class TierServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[escalade.protos.v1.tier_pb2.DeliverResponse, collections.abc.Awaitable[escalade.protos.v1.tier_pb2.DeliverResponse]]:
         """Takes reports from outboxes below, each exactly once. FAILED_PRECONDITION where the tier keeps no inbox."""
+
+    @abc.abstractmethod
+    def WatchReports(
+        self,
+        request: escalade.protos.v1.tier_pb2.WatchReportsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[escalade.protos.v1.tier_pb2.ReceivedReport], collections.abc.AsyncIterator[escalade.protos.v1.tier_pb2.ReceivedReport]]:
+        """Tells what was delivered, in the order it came. FAILED_PRECONDITION where the tier keeps no inbox."""
 
 def add_TierServicer_to_server(servicer: TierServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

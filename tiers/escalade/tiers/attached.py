@@ -110,6 +110,7 @@ def _reporter(tier: TierConfig, config: AggregateConfig, ledger: EgressLedger, s
         timeout_s=config.timeout_ms / 1e3,
         max_batch=config.max_batch,
         max_queue=config.max_queue,
+        max_bytes=tier.limits.max_message_bytes,
     )
 
 

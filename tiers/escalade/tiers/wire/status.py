@@ -36,6 +36,9 @@ TEXT_LIMIT = 500
 NEVER_LEFT = "failed to connect to all addresses"
 """How gRPC says that a call ended before there was a connection for it."""
 
+TOO_LARGE = "message larger than max"
+"""How gRPC says, at either end, that a message is beyond the limit."""
+
 _REASON = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "timeout",
     grpc.StatusCode.UNAVAILABLE: "unavailable",
@@ -74,6 +77,8 @@ def reason_of(code: grpc.StatusCode) -> str:
 def failure_of(error: grpc.aio.AioRpcError | grpc.aio.UsageError) -> errors.UpstreamError:
     """Return what a call to a peer that ended so came to."""
     if isinstance(error, grpc.aio.AioRpcError):
+        if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and TOO_LARGE in (error.details() or ""):
+            return errors.MessageTooLargeError(f"{error.code().name}: {error.details()}")
         return errors.UpstreamError(reason_of(error.code()), f"{error.code().name}: {error.details()}")
     return errors.UpstreamError("unavailable", "the link is closed")
 

@@ -66,6 +66,8 @@ def hint_of(error: BaseException) -> tuple[tuple[str, str], ...]:
 
 def error_of(code: grpc.StatusCode, details: str | None) -> errors.EscaladeError:
     """Return the error that a caller of a tier sees for a status."""
+    if code is grpc.StatusCode.CANCELLED:  # gRPC's own text is the code's name
+        details = "the tier had no time to read the call (limits.max_unread), or is closing; try again later"
     return _ERROR.get(code, errors.ModelError)(details or code.name)
 
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -22,8 +23,10 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from escalade.tiers import Client
-from escalade.tiers.errors import EscaladeError
+from escalade.tiers import Client, EdgeNode
+from escalade.tiers.config_file import load_config
+from escalade.tiers.errors import ConfigError, EscaladeError
+from escalade.tiers.outbox.lock import FileLock
 from escalade.tiers.testing.processes import TierProcess
 
 GOOD = """\
@@ -192,6 +195,55 @@ def test_a_good_file_is_told_in_a_line_and_what_may_leave_in_another(write: Writ
         r"may leave to 127\.0\.0\.1:9: label, posterior, features, raw \(the default: no `egress` is written\)\n",
         outcome.stdout,
     )
+
+
+KEEPING = """\
+outbox: {file: out.db, corrections: sub/corrections.jsonl}
+inbox: {file: in.db}
+egress_ledger: {file: ledger.json}
+record: {folder: recorded}
+aggregate: {address: 127.0.0.1:9, node: n, outbox: reports.db}
+upstream:"""
+
+
+def test_a_check_opens_and_makes_nothing(write: Write) -> None:
+    """Also where a tier runs with the same configuration, for which it is right."""
+    file = write(("upstream:", KEEPING))
+    lock = FileLock(file.parent / "out.db", "outbox")
+    lock.acquire()
+    before = sorted(file.parent.rglob("*"))
+    try:
+        outcome = escalade("config", "check", file)
+    finally:
+        lock.release()
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert sorted(file.parent.rglob("*")) == before
+    (file.parent / "sub" / "corrections.jsonl").mkdir(parents=True)
+    said = complaint(escalade("config", "check", file))
+    assert said.startswith(f"escalade: {file}:7: outbox.corrections: ")
+    assert "is a folder" in said
+
+
+@pytest.mark.asyncio
+async def test_a_start_that_fails_leaves_nothing_open(write: Write) -> None:
+    """No task, no thread and no lock, however often it is tried; then it starts."""
+    config = load_config(write(("upstream:", KEEPING)))
+    lock = FileLock(config.folder / "reports.db", "outbox")
+    lock.acquire()
+    service = EdgeNode(config)
+    tasks = asyncio.all_tasks()
+    for _ in range(3):
+        with pytest.raises(ConfigError, match="has it open") as caught:
+            await service.start()
+        assert caught.value.key == "aggregate.outbox"
+    ours = {thread.name for thread in threading.enumerate() if not thread.name.startswith("asyncio")}
+    assert asyncio.all_tasks() == tasks
+    assert ours <= {"MainThread", "Thread-1 (_poll_wrapper)"}  # gRPC's own, one for all
+    with pytest.raises(RuntimeError, match="not started"):
+        service.tier  # noqa: B018
+    lock.release()
+    async with service, EdgeNode(load_config(write())) as other:
+        assert service.tier.model.name == other.tier.model.name
 
 
 def test_a_file_can_be_checked_where_its_model_is_not(write: Write) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from escalade.cli.serve import SERVICES
 from escalade.tiers.config import LogConfig
 from escalade.tiers.config_file import load_config, locate_errors, show_config
 from escalade.tiers.logs import configure_logs
+from escalade.tiers.tier import inline_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check(file: Path, *, model: bool) -> int:
-    """Load everything that the file names and print one line about it; return 0.
+    """Load everything that the file names, open nothing of it, and print one line about it; return 0.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def check(file: Path, *, model: bool) -> int:
     if model:
         configure_logs(LogConfig(level="warning"))
         with locate_errors(file):
-            about = asyncio.run(_load(config))
+            about = _checked(config)
     print(f"{file}: ok: {config.tier}, {about}, policy {config.policy.get('name')}, {above}")
     for line in may_leave(config):
         print(line)
@@ -64,11 +64,10 @@ def _ways(config: TierConfig) -> str:
     return ", else ".join([config.links[0].address, *others])
 
 
-async def _load(config: TierConfig) -> str:
-    async with SERVICES[config.tier](config) as service:
-        model = service.tier.model
-        where = "on the event loop" if service.tier.runs_inline else "on worker threads"
-        return (
-            f"model {model.name!r} ({model.run_us:.0f} us a row, {where}, {', '.join(model.providers)}, "
-            f"sha256 {model.sha256[:12]})"
-        )
+def _checked(config: TierConfig) -> str:
+    model = SERVICES[config.tier](config).check()
+    where = "on the event loop" if inline_rows(config.batching, model) else "on worker threads"
+    return (
+        f"model {model.name!r} ({model.run_us:.0f} us a row, {where}, {', '.join(model.providers)}, "
+        f"sha256 {model.sha256[:12]})"
+    )

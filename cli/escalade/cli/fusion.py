@@ -130,7 +130,13 @@ def _part(
             f"{file}: z_{part} must be numbers [views >= 2, n >= 1, classes >= 2], got {z.dtype} {list(z.shape)}"
         )
     if y.shape != (z.shape[1],):
-        raise SetupError(f"{file}: y_{part} must have shape [{z.shape[1]}] as z_{part} has rows, got {list(y.shape)}")
+        order = ""
+        if y.shape == (z.shape[0],):
+            order = f"; its axes are [views, n, classes]: is it [n, views, classes]? np.swapaxes(z_{part}, 0, 1)"
+        raise SetupError(
+            f"{file}: y_{part} must have shape [{z.shape[1]}] as z_{part} {list(z.shape)} has rows, "
+            f"got {list(y.shape)}{order}"
+        )
     logits = z.astype(np.float64)
     if not np.isfinite(logits).all():
         view, row, _ = (int(index) for index in np.argwhere(~np.isfinite(logits))[0])

@@ -9,6 +9,7 @@ import yaml
 from escalade.tiers.config import TierConfig
 from escalade.tiers.config_file import load_config, show_config
 from escalade.tiers.errors import ConfigError
+from escalade.tiers.paths import check_usable
 
 GOOD = """\
 tier: endpoint
@@ -227,3 +228,80 @@ def test_there_is_an_example_for_every_tier_and_a_unit_that_serves_it() -> None:
     for tier in ("endpoint", "edge-node", "edge-server"):
         unit = (EXAMPLES[0].parent / "systemd" / f"escalade-{tier}.service").read_text()
         assert f"escalade serve {tier} --config /etc/escalade/{tier}.yaml" in unit
+
+
+WRITING = (
+    GOOD
+    + """\
+outbox: {file: a.db, corrections: c.jsonl}
+inbox: {file: b.db}
+egress_ledger: {file: l.json}
+record: {folder: r}
+aggregate: {address: 'h:1', node: n, outbox: d.db}
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "other"),
+    [
+        (("file: b.db", "file: a.db"), "inbox.file", "outbox.file"),
+        (("c.jsonl", "x/../a.db"), "outbox.corrections", "outbox.file"),
+        (("d.db", "b.db"), "aggregate.outbox", "inbox.file"),
+        (("folder: r", "folder: l.json"), "record.folder", "egress_ledger.file"),
+        (("l.json", "model.onnx"), "egress_ledger.file", "model.file"),
+        (("file: b.db", "file: link.db"), "inbox.file", "outbox.file"),
+    ],
+)
+def test_no_two_things_are_kept_in_one_place(write: Path, change: tuple[str, str], key: str, other: str) -> None:
+    """However the path is written; the line names both keys."""
+    (write.parent / "link.db").symlink_to("a.db")
+    write.write_text(WRITING)
+    load_config(write, {})
+    error = failure(write, WRITING.replace(*change))
+    assert error.key == key
+    assert f"is {other} too; give each a path of its own" in error.message
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (("{file: a.db,", "{file: a.db, max_mb: 0.0000001,"), "outbox.max_mb"),
+        (("{file: a.db,", "{file: a.db, corrections_mb: 0.0000001,"), "outbox.corrections_mb"),
+        (("{file: b.db}", "{file: b.db, max_mb: 0.0000001}"), "inbox.max_mb"),
+        (("outbox: d.db", "outbox: d.db, outbox_mb: 0.0000001"), "aggregate.outbox_mb"),
+    ],
+)
+def test_a_file_that_could_hold_nothing_is_refused(write: Path, change: tuple[str, str], key: str) -> None:
+    """As a configuration, before its bytes come to none."""
+    error = failure(write, WRITING.replace(*change))
+    assert (error.key, "greater than or equal to 0.1" in error.message) == (key, True)
+
+
+def test_an_input_that_an_aggregator_takes_fits_a_message(write: Path) -> None:
+    """Else a node that sends it is refused for ever; the line names both keys."""
+    text = "tier: edge_server\nmodel: {file: m.onnx}\naggregator: {nodes: [a]}\nlimits: {max_message_bytes: 2048}\n"
+    assert "max_raw_bytes (65536) does not fit limits.max_message_bytes (2048)" in failure(write, text).message
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "says"),
+    [
+        (("c.jsonl", "folder"), "outbox.corrections", "is a folder; give the path of a file"),
+        (("folder: r", "folder: file"), "record.folder", "is a file; give the path of a folder"),
+        (("b.db", "file/b.db"), "inbox.file", "is no folder"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_found_without_opening_it(
+    write: Path, change: tuple[str, str], key: str, says: str
+) -> None:
+    """Nothing is made by the look."""
+    (write.parent / "folder").mkdir()
+    (write.parent / "file").touch()
+    write.write_text(WRITING)
+    check_usable(load_config(write, {}))
+    write.write_text(WRITING.replace(*change))
+    with pytest.raises(ConfigError, match=says) as caught:
+        check_usable(load_config(write, {}))
+    assert caught.value.key == key
+    assert {path.name for path in write.parent.iterdir()} == {"file", "folder", "tier.yaml"}

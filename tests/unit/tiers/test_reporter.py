@@ -7,17 +7,23 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from escalade.tiers.aggregator.config import AggregateConfig
 from escalade.tiers.aggregator.observation import Observation
 from escalade.tiers.answer import Answer, Hop, Row
+from escalade.tiers.errors import MessageTooLargeError
 from escalade.tiers.outbox import Outbox
 from escalade.tiers.reporter import Reporter
 from escalade.tiers.reporting import Reporting
 from escalade.tiers.testing.fakes import FakeSender
+from escalade.tiers.wire.aggregator import SERVICE
+from escalade.tiers.wire.aggregator_client import AggregatorClient
+from escalade.tiers.wire.channel import server_options
 
 pytestmark = pytest.mark.asyncio
 
@@ -120,6 +126,100 @@ async def test_without_an_outbox_what_was_not_taken_is_lost_and_counted(make: Ma
         reporter.report(one(str(number)))
     await reporter.flush()
     assert reporter.counts == {"lost": 5}
+
+
+@pytest.mark.parametrize("kept", [False, True])
+async def test_what_is_too_much_for_one_message_is_sent_in_parts(make: Make, kept: bool) -> None:
+    """In order, live or kept in an outage; what is too large alone is counted and does not hold up the others."""
+    sender, pauses = FakeSender(), Pauses()
+    sender.max_bytes = 12
+    sender.failure = "unavailable" if kept else None
+    reporter = await make(sender, pause=pauses)
+    for event in ("a", "b", "a very long one", "c", "d", "e", "f"):
+        reporter.report(one(event))
+    await reporter.flush()
+    if kept:
+        assert reporter.counts == {"kept": 7}
+        await pauses.asked.get()
+        sender.failure = None
+        pauses.over.set()
+    await reporter.drained()
+    assert sender.taken == [b"a a", b"b b", b"c c", b"d d", b"e e", b"f f"]
+    assert (reporter.counts["sent"], reporter.counts["too_large"]) == (6, 1)
+
+
+async def test_a_batch_is_limited_by_bytes_too(make: Make) -> None:
+    """What the configuration allows for one message is not exceeded, but by one observation alone."""
+    sender = FakeSender()
+    sizes, send = list[int](), sender.send
+
+    async def seen(encoded: list[bytes], timeout_s: float) -> Any:
+        sizes.append(len(encoded))
+        return await send(encoded, timeout_s)
+
+    sender.send = seen  # type: ignore[method-assign,assignment]
+    reporter = await make(sender, outbox=False, max_bytes=25)
+    for event in ("a", "b", "c", "a very long one indeed", "d"):
+        reporter.report(one(event))
+    await reporter.flush()
+    assert (sizes, reporter.counts["sent"]) == ([2, 1, 1, 1], 5)
+
+
+async def test_why_nothing_is_taken_is_logged_whenever_it_changes(make: Make) -> None:
+    """Once for each reason, and once when all is well again."""
+    sender = FakeSender()
+    reporter = await make(sender, outbox=False)
+    with capture_logs() as logs:
+        for failure in ("unavailable", "unavailable", "timeout", None):
+            sender.failure = failure
+            reporter.report(one("a"))
+            await reporter.flush()
+    said = [(log.get("reason"), log["event"]) for log in logs if log["event"].startswith("aggregator takes")]
+    no = "aggregator takes no reports"
+    assert said == [("unavailable", no), ("timeout", no), (None, "aggregator takes reports again")]
+
+
+async def test_a_fault_that_nobody_expects_does_not_end_the_reports(make: Make) -> None:
+    """Neither of the sender nor of the outbox: what was not taken is kept or lost, the next is sent, close returns."""
+    sender = FakeSender()
+    reporter = await make(sender)
+    sender.fault = ZeroDivisionError()
+    reporter.report(one("a"))
+    await reporter.drained()
+    await reporter.flush()
+    await reporter.drained()
+    assert (sender.taken, reporter.counts["kept"]) == ([b"a a"], 1)
+
+    async def put(item: Any) -> int:
+        raise ZeroDivisionError
+
+    reporter._outbox.put, sender.fault = put, ZeroDivisionError()
+    reporter.report(one("b"))
+    await reporter.flush()
+    assert reporter.counts["lost"] == 1
+    reporter.report(one("c"))
+    await reporter.flush()
+    assert sender.taken == [b"a a", b"c c"]
+
+
+async def test_that_a_message_is_too_large_is_known_at_either_end() -> None:
+    """gRPC says RESOURCE_EXHAUSTED for it, as for what is worth another try."""
+
+    async def observe(data: bytes, context: Any) -> bytes:
+        raise AssertionError("it is not taken")
+
+    server = grpc.aio.server(options=server_options(2048, 256, 64))
+    methods: dict[str, Any] = {"Observe": grpc.unary_unary_rpc_method_handler(observe)}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, methods)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        for limit, sent in ((1024, 1500), (4096, 3000)):
+            async with AggregatorClient(f"127.0.0.1:{port}", max_message_bytes=limit) as client:
+                with pytest.raises(MessageTooLargeError):
+                    await client.send([b"x" * sent], 5.0)
+    finally:
+        await server.stop(None)
 
 
 def reported(config: dict[str, Any]) -> tuple[Reporting, list[Observation]]:

@@ -20,6 +20,7 @@ from escalade.tiers import errors
 from escalade.tiers.answer import REASONS, Answer, Hop
 from escalade.tiers.config import DTYPES
 from escalade.tiers.errors import EscaladeError, InputError, UpstreamError
+from escalade.tiers.wire.aggregator_client import AggregatorClient
 from escalade.tiers.wire.messages import (
     HOPS_LIMIT,
     answer_from_bytes,
@@ -451,6 +452,22 @@ def test_every_error_that_a_caller_can_meet_has_a_status_and_keeps_its_text(kind
     branch = errors.CallerError if issubclass(kind, errors.CallerError) else errors.TierError
     # One status serves "too many rows" and "too many requests"; a client cannot tell them apart.
     assert isinstance(back, branch) or code == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_what_grpc_refuses_unread_is_told_in_a_sentence() -> None:
+    """Its own text is the name of the code."""
+    error = error_of(grpc.StatusCode.CANCELLED, "CANCELLED")
+    assert isinstance(error, errors.OverloadedError)
+    assert "had no time to read the call" in str(error)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("after", [-1, 2**64])
+async def test_a_watch_after_what_is_no_number_of_an_answer_is_refused(after: int) -> None:
+    """As an input, before anything is sent."""
+    async with AggregatorClient("127.0.0.1:9") as client:
+        with pytest.raises(errors.InputError, match="0 or more"):
+            await anext(client.watch(after))
 
 
 @pytest.mark.parametrize(

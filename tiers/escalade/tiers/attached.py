@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from escalade.tiers.aggregator.build import build_aggregator
+from escalade.tiers.aggregator.build import build_aggregator, fit_aggregator
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.model import OnnxModel
 from escalade.tiers.outbox import Outbox, OutboxError, OutboxLimits
@@ -95,6 +95,17 @@ class Attached:
         aggregator, self.aggregator = self.aggregator, None
         if aggregator is not None:
             await aggregator.close()
+        self.services.clear()
+        self.collectors.clear()
+        self.answered = self._servicer = None
+
+
+def check_attached(config: TierConfig, model: OnnxModel, seal: Seal) -> None:
+    """Raise what `Attached.start` would of a rule, a policy or a model's output; nothing is opened."""
+    if config.aggregator is not None:
+        fit_aggregator(config.aggregator, config.folder, model)
+    if config.aggregate is not None:
+        _features_model(config, config.aggregate, seal)
 
 
 def _reporter(
@@ -111,6 +122,7 @@ def _reporter(
         timeout_s=config.timeout_ms / 1e3,
         max_batch=config.max_batch,
         max_queue=config.max_queue,
+        max_bytes=tier.limits.max_message_bytes,
     )
 
 

@@ -22,7 +22,7 @@ from pydantic import (
 
 from escalade.tiers.aggregator.config import AggregateConfig, AggregatorConfig
 from escalade.tiers.config_types import DTYPES as DTYPES
-from escalade.tiers.config_types import Address, Datatype, Milliseconds, PositiveInt
+from escalade.tiers.config_types import Address, Datatype, Megabytes, Milliseconds, PositiveInt
 from escalade.tiers.config_types import RecordConfig as RecordConfig
 from escalade.tiers.config_types import Section as Section
 from escalade.tiers.config_types import host_port as host_port
@@ -269,7 +269,7 @@ class OutboxConfig(Section):
     """`deferred`: what the policy defers; `all`: what was escalated in vain too."""
     wait_ms: Milliseconds = 100.0
     """The longest time an answer waits for the disk, within its deadline; then it is given unkept."""
-    max_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 256.0
+    max_mb: Megabytes = 256.0
     max_items: PositiveInt = 100_000
     max_age_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 7 * 24 * 3600.0
     max_corrections: PositiveInt = 10_000
@@ -286,7 +286,7 @@ class OutboxConfig(Section):
     """How often the tier's state is reported upward; 0: never."""
     corrections: Path | None = None
     """A file to which every correction is appended as a line of JSON."""
-    corrections_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 256.0
+    corrections_mb: Megabytes = 256.0
     """A file that would grow beyond loses its older half."""
 
 
@@ -297,7 +297,7 @@ class InboxConfig(Section):
     window_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 24 * 3600.0
     """How long a delivery is recognised when it comes again."""
     max_items: PositiveInt = 100_000
-    max_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 256.0
+    max_mb: Megabytes = 256.0
 
 
 Protected = TypeVar("Protected", ListenConfig, LinkConfig, UpstreamConfig | None, AggregateConfig | None)
@@ -431,4 +431,14 @@ class TierConfig(Section):
             raise ValueError(f"`aggregator:` belongs to an edge_server, not to an {self.tier}")
         if self.aggregate and self.tier == "edge_server":
             raise ValueError("`aggregate:` belongs to the nodes that report, not to the edge_server they report to")
+        return self
+
+    @model_validator(mode="after")
+    def _an_observation_fits_a_message(self) -> TierConfig:
+        whole, raw = self.limits.max_message_bytes, self.aggregator.max_raw_bytes if self.aggregator else 0
+        if raw > whole:
+            raise ValueError(
+                f"aggregator.max_raw_bytes ({raw}) does not fit limits.max_message_bytes ({whole}); "
+                "raise that, or lower max_raw_bytes"
+            )
         return self

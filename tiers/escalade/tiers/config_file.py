@@ -15,6 +15,7 @@ from escalade.policies import PolicyConfigError, load_policy, load_score
 from escalade.tiers.aggregator.build import check_aggregator
 from escalade.tiers.config import TierConfig
 from escalade.tiers.errors import ConfigError
+from escalade.tiers.paths import check_distinct
 from escalade.tiers.yaml_file import line_of, read_yaml, remedy, without_tags
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def load_config(path: str | Path, environment: Mapping[str, str] | None = None) 
     ------
     ConfigError
         For the first mistake found: unreadable file, bad YAML, unknown or wrong key, a policy or a score
-        that cannot be loaded.
+        that cannot be loaded, one path for two things.
     """
     path = Path(path)
     data, root = read_yaml(path, "tier, model, policy")
@@ -83,7 +84,12 @@ def parse_config(data: Mapping[str, Any], *, base: Path | None = None, where: An
         keys = [*error.key.split(".")] if error.key else ["policy"]
         text = str(error).removeprefix(f"{error.key}: ")
         raise fail(keys, text) from error
-    return config.in_folder(base or Path())
+    config = config.in_folder(base or Path())
+    try:
+        check_distinct(config)
+    except ConfigError as error:
+        raise fail(error.key.split("."), error.message) from error
+    return config
 
 
 @contextmanager

@@ -55,6 +55,8 @@ def _address(value: str) -> str:
 
 Address = Annotated[str, AfterValidator(_address)]
 PositiveInt = Annotated[int, Field(ge=1)]
+Megabytes = Annotated[float, Field(ge=0.1, allow_inf_nan=False)]
+"""Of a file that holds what would else be lost: a size that holds nothing is a mistake."""
 Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 

@@ -21,7 +21,8 @@
      │    │    └── DrainingError stopping: try another                   UNAVAILABLE
      │    └── ModelError         the model failed on this input          INTERNAL
      └── UpstreamError           the tier above or the way to it; never shown to a caller:
-                                 the tier answers itself and says `degraded`
+          │                      the tier answers itself and says `degraded`
+          └── MessageTooLargeError  a message that gRPC does not take at one of the two ends
 
 `tiers.wire.status` is the one place that turns them into gRPC statuses.
 """
@@ -156,3 +157,10 @@ class UpstreamError(EscaladeError):
     def __init__(self, reason: str, message: str = "") -> None:
         self.reason = reason
         super().__init__(message or reason)
+
+
+class MessageTooLargeError(UpstreamError):
+    """A message was larger than gRPC takes at one of the two ends (`limits.max_message_bytes`); nothing was taken."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__("rejected", message)

@@ -157,7 +157,7 @@ class Recorder:
         self._meta = {"schema": SCHEMA, **meta}
         self.lost = 0
         if self._format == "parquet":
-            _pyarrow()
+            import_pyarrow()
         self._lock = own(self._folder)
         for draft in self._folder.glob("*.part"):
             draft.unlink(missing_ok=True)
@@ -387,7 +387,8 @@ def own(folder: Path) -> int | None:
     return lock
 
 
-def _pyarrow() -> Any:
+def import_pyarrow() -> Any:
+    """Return pyarrow with its Parquet; ConfigError when it is not installed."""
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -398,14 +399,14 @@ def _pyarrow() -> Any:
 
 
 def _write_parquet(stream: Any, table: Mapping[str, NDArray[Any]], meta: str) -> None:
-    pyarrow = _pyarrow()
+    pyarrow = import_pyarrow()
     wide = {name: pyarrow.array(list(column)) if column.ndim == 2 else column for name, column in table.items()}
     arrow = pyarrow.table(wide).replace_schema_metadata({"escalade": meta})
     pyarrow.parquet.write_table(arrow, stream)
 
 
 def _read_parquet(file: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    arrow = _pyarrow().parquet.read_table(file)
+    arrow = import_pyarrow().parquet.read_table(file)
     table: dict[str, NDArray[Any]] = {}
     for name in arrow.column_names:
         values = arrow[name].to_pylist() if name.endswith("posterior") else arrow[name].to_numpy()

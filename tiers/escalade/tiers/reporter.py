@@ -4,6 +4,7 @@ A report never delays an answer: it is queued, and a task sends what has gathere
 the aggregator did not take in time goes into the outbox; without one it is lost and counted. What is
 kept is sent in the order in which it was kept, at least once; the aggregator knows repeats by node, event and
 id. What is new does not wait behind it: an observation that waits is worth nothing to an event that is open.
+A message that is too large for the aggregator goes in parts; one observation that is, alone, is given up.
 """
 
 from __future__ import annotations
@@ -16,26 +17,30 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from escalade.tiers.errors import UpstreamError
-from escalade.tiers.outbox import Item, OutboxError
+from escalade.tiers.aggregator.observation import Verdict
+from escalade.tiers.errors import MessageTooLargeError, UpstreamError
+from escalade.tiers.outbox import Item
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from escalade.tiers.aggregator.observation import Observation, Verdict
+    from escalade.tiers.aggregator.observation import Observation
     from escalade.tiers.outbox import Outbox
 
 log = structlog.get_logger(__name__)
 
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.25, 10.0
 """Between two attempts to send what is kept: doubles from the first to the last."""
+FRAME_BYTES = 8
+"""At most so much a message grows by for each observation, beside its bytes."""
 
 
 class Sender(Protocol):
     """A port to the aggregator.
 
-    Guaranteed: a verdict for each observation, in order, within `timeout_s`, or UpstreamError. Not
-    guaranteed: that nothing was taken when it raises.
+    Guaranteed: a verdict for each observation, in order, within `timeout_s`, or UpstreamError:
+    MessageTooLargeError when nothing was taken because there was too much of it. Not guaranteed: that
+    nothing was taken when it raises another.
     """
 
     async def send(self, encoded: Sequence[bytes], timeout_s: float) -> list[Verdict]:
@@ -58,6 +63,8 @@ class Reporter:
         Makes bytes of an observation.
     timeout_s, max_batch, max_queue:
         See `AggregateConfig`.
+    max_bytes:
+        Of one message, about; it becomes smaller when the aggregator takes less.
     pause:
         Waits for so many seconds.
 
@@ -77,12 +84,13 @@ class Reporter:
         timeout_s: float = 0.25,
         max_batch: int = 16,
         max_queue: int = 1024,
+        max_bytes: int = 4 * 1024 * 1024,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._sender, self._outbox, self._encode, self._wall = sender, outbox, encode, wall
         self._timeout_s, self._max_batch, self._max_queue = timeout_s, max_batch, max_queue
-        self._pause = pause
+        self._max_bytes, self._pause = max_bytes, pause
         self._waiting: list[tuple[Observation, bytes]] = []
         self._some, self._idle = asyncio.Event(), asyncio.Event()
         self._kept, self._drained = asyncio.Event(), asyncio.Event()
@@ -92,7 +100,7 @@ class Reporter:
         self._run = uuid.uuid4().hex[:12]
         self._number = 0
         self._closing = False
-        self._works = True
+        self._trouble = ""
         self.counts: Counter[str] = Counter()
 
     @property
@@ -165,43 +173,78 @@ class Reporter:
         pause_s = FIRST_PAUSE_S
         while True:
             await self._kept.wait()
-            leased = await self._outbox.take(self._max_batch)
-            if not leased:
-                if self.kept:  # its disk is in trouble
-                    await self._pause(LAST_PAUSE_S)
-                else:
-                    self._kept.clear()
-                    self._drained.set()
-                continue
-            verdicts = await self._try([one.item.payload for one in leased])
-            taken = 0
-            while taken < len(leased) and (verdict := verdicts[taken]) and verdict.settled:
-                taken += 1
-            # What comes after one that has to be sent again is sent again too: the order counts.
-            await self._outbox.done([one.seq for one in leased[:taken]])
-            if taken < len(leased):
-                await self._outbox.failed([one.seq for one in leased[taken:]])
+            try:
+                settled = await self._send_oldest(self._outbox)
+            except Exception as error:  # a fault of ours must not end the reports for good
+                log.error("reports that were kept cannot be sent", exc_info=error)
+                settled, pause_s = False, LAST_PAUSE_S
+            if settled:
+                pause_s = FIRST_PAUSE_S
+            else:
                 await self._pause(pause_s)
                 pause_s = min(2 * pause_s, LAST_PAUSE_S)
+
+    async def _send_oldest(self, outbox: Outbox) -> bool:
+        """Send a batch of what is kept; return whether the next may follow at once."""
+        leased = await outbox.take(self._max_batch)
+        if not leased:
+            if self.kept:  # its disk is in trouble
+                await self._pause(LAST_PAUSE_S)
             else:
-                pause_s = FIRST_PAUSE_S
+                self._kept.clear()
+                self._drained.set()
+            return True
+        verdicts = await self._try([one.item.payload for one in leased])
+        taken = 0
+        while taken < len(leased) and (verdict := verdicts[taken]) and verdict.settled:
+            taken += 1
+        # What comes after one that has to be sent again is sent again too: the order counts.
+        await outbox.done([one.seq for one in leased[:taken]])
+        if taken < len(leased):
+            await outbox.failed([one.seq for one in leased[taken:]])
+        return taken == len(leased)
 
     async def _try(self, encoded: list[bytes]) -> list[Verdict | None]:
         """Send, and return what became of each; None where nobody knows."""
-        try:
-            verdicts = await self._sender.send(encoded, self._timeout_s)
-        except UpstreamError as error:
-            if self._works:
-                log.warning("aggregator takes no reports", reason=error.reason, detail=str(error))
-            self._works = False
-            return [None] * len(encoded)
-        if not self._works:
+        verdicts: list[Verdict | None] = []
+        while len(verdicts) < len(encoded):
+            part = self._fitting(encoded[len(verdicts) :])
+            try:
+                said = await self._sender.send(part, self._timeout_s)
+            except MessageTooLargeError as error:
+                if len(part) > 1:
+                    self._max_bytes = sum(map(_size, part)) // 2
+                    continue
+                said = [Verdict("too_large", f"the aggregator takes no message of {len(part[0])} bytes: {error}")]
+            except Exception as error:  # noqa: BLE001  # a fault of ours must not end the reports for good
+                self._failed(error)
+                break
+            else:
+                self._succeeded()
+            for verdict in said:
+                if verdict.settled:
+                    self._count(verdict)
+            verdicts += said
+        return verdicts + [None] * (len(encoded) - len(verdicts))
+
+    def _fitting(self, encoded: list[bytes]) -> list[bytes]:
+        """Return as many of the first as make one message, and one at least."""
+        count, size = 1, _size(encoded[0])
+        while count < len(encoded) and (size := size + _size(encoded[count])) <= self._max_bytes:
+            count += 1
+        return encoded[:count]
+
+    def _failed(self, error: Exception) -> None:
+        reason = error.reason if isinstance(error, UpstreamError) else "error"
+        if reason != self._trouble:
+            unexpected = None if isinstance(error, UpstreamError) else error
+            log.warning("aggregator takes no reports", reason=reason, detail=str(error), exc_info=unexpected)
+        self._trouble = reason
+
+    def _succeeded(self) -> None:
+        if self._trouble:
             log.info("aggregator takes reports again")
-        self._works = True
-        for verdict in verdicts:
-            if verdict.settled:
-                self._count(verdict)
-        return list(verdicts)
+        self._trouble = ""
 
     def _count(self, verdict: Verdict) -> None:
         outcome = verdict.reason or "sent"
@@ -219,8 +262,8 @@ class Reporter:
         ]
         results = await asyncio.gather(*(self._outbox.put(item) for item in items), return_exceptions=True)
         for result in results:
-            if isinstance(result, OutboxError):
-                self._lose(1, str(result))
+            if isinstance(result, Exception):
+                self._lose(1, str(result) or type(result).__name__)
             elif isinstance(result, BaseException):
                 raise result
             else:
@@ -235,3 +278,7 @@ class Reporter:
         before, self.counts["lost"] = self.counts["lost"], self.counts["lost"] + count
         if before.bit_length() != self.counts["lost"].bit_length():
             log.error("reports to the aggregator are lost", lost=self.counts["lost"], reason=reason)
+
+
+def _size(encoded: bytes) -> int:
+    return len(encoded) + FRAME_BYTES

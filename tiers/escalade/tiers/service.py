@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import structlog
 
-from escalade.policies import Policy, PolicyConfigError, load_policy, load_score
 from escalade.policies.combinator import listens
 from escalade.tiers.at_rest import open_seal
 from escalade.tiers.attached import Attached
@@ -22,14 +21,13 @@ from escalade.tiers.egress_ledger import EgressLedger, EgressMetrics
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.forwarding import Forwarding
 from escalade.tiers.forwarding_metrics import ForwardingMetrics, InboxMetrics
-from escalade.tiers.head import Head
 from escalade.tiers.links import Links
 from escalade.tiers.logs import configure_logs
 from escalade.tiers.metrics import TierMetrics
 from escalade.tiers.metrics_server import serve_metrics
-from escalade.tiers.model import OnnxModel
 from escalade.tiers.outbox import Inbox, InboxLimits, OutboxError
 from escalade.tiers.outbox.sealing import UNSEALED
+from escalade.tiers.parts import check_tier, load_parts
 from escalade.tiers.record import Recorder
 from escalade.tiers.reports import received
 from escalade.tiers.retuning import Window, retune_forever
@@ -56,6 +54,7 @@ if TYPE_CHECKING:
     from escalade.tiers.config import InboxConfig, TierConfig, TierName
     from escalade.tiers.corrections import Correction
     from escalade.tiers.egress import DataClass
+    from escalade.tiers.model import OnnxModel
     from escalade.tiers.outbox import Priority
     from escalade.tiers.outbox.item import ReportKind
     from escalade.tiers.outbox.sealing import Seal
@@ -135,14 +134,26 @@ class Service:
             raise RuntimeError(f"the {self.tier_name} is not started; use `async with`")
         return self._tier
 
+    def check(self) -> OnnxModel:
+        """See `parts.check_tier`."""
+        return check_tier(self.config)
+
     async def start(self) -> None:
-        """Load the model, warm it up, open the link upward.
+        """Load the model, warm it up, open the link upward; on an error everything is closed again.
 
         Raises
         ------
         SetupError
             When the model, a provider, the score or the policy does not work.
         """
+        try:
+            await self._start()
+        except BaseException:
+            await self.close()
+            self._tier = self.links = None
+            raise
+
+    async def _start(self) -> None:
         if not structlog.is_configured():  # an application that has its own logging keeps it
             configure_logs(self.config.log)
         if self.config.tls:
@@ -150,12 +161,9 @@ class Service:
             self.config = self._security.config
         config, files = self.config, self._security.files if self._security else None
         self._seal = await asyncio.to_thread(open_seal, config.at_rest)
-        model = OnnxModel(config.model, self._seal)
-        policy = _policy(config, model.sha256)
+        model, policy, score, head = load_parts(config, self._seal)
         if config.audit:
             note_start(config.audit, config, model=model.name, sha256=model.sha256)
-        score = load_score(config.score, config.model.output_kind, temperature=config.model.temperature)
-        head = Head(model, config.model.temperature, score)
         metrics = TierMetrics(self.tier_name, model.name)
         upstream = config.upstream
         if ledger := config.egress_ledger:
@@ -381,13 +389,12 @@ class Service:
 
     async def close(self) -> None:
         """Finish what was accepted, refuse what is new, within `limits.drain_seconds`; then let everything go."""
-        if self._tier is None:
-            return
         limit_s = self.config.limits.drain_seconds
         stop = time.monotonic() + limit_s
         if self._server:
             await self._server.announce_stop()
-        await self._tier.drain(limit_s)
+        if self._tier:
+            await self._tier.drain(limit_s)
         if self._server:
             await self._server.stop(max(0.0, stop - time.monotonic()))
             self._server = None
@@ -402,7 +409,10 @@ class Service:
             await self._inbox.close()
             self._inbox = None
         await self._attached.close()
-        await self._tier.close()
+        if self._tier:
+            await self._tier.close()
+        elif self.links:
+            await self.links.close()
         if self._security:
             await self._security.close()
             self._security = None
@@ -414,7 +424,8 @@ class Service:
             await asyncio.to_thread(self._metrics_server.shutdown)
             self._metrics_server.server_close()
             self._metrics_server = None
-        log.info("stopped", tier=self.tier_name)
+        if self._tier:
+            log.info("stopped", tier=self.tier_name)
 
     def _collectors(self) -> Iterator[Collector]:
         metrics = self.tier.metrics
@@ -447,22 +458,6 @@ class Service:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-
-def _policy(config: TierConfig, sha256: str) -> Policy:
-    try:
-        policy = load_policy(config.policy, folder=config.folder)
-    except PolicyConfigError as error:
-        raise ConfigError(error.message, key=error.key) from error
-    try:
-        policy.check_model(sha256)
-    except ValueError as error:
-        raise ConfigError(f"does not decide for this model: {error}", key="policy") from error
-    try:
-        policy.check_score(config.score)
-    except ValueError as error:
-        raise ConfigError(f"does not fit the tier: {error}", key="policy") from error
-    return policy
 
 
 async def _watch_loop(admission: Admission) -> None:

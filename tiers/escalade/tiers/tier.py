@@ -112,7 +112,7 @@ class Tier:
         self._pending = 0
         self._drained = asyncio.Event()
         # How many rows the loop may run at once without being held longer than one inline run may take.
-        self._inline_rows = int(min(batching.inline_below_us / model.run_us, batching.max_batch))
+        self._inline_rows = inline_rows(batching, model)
         max_batch = 1 if model.one_row_only else batching.max_batch
         times = RunTimes(model.run_us / 1e6, max_rows=max(limits.max_rows, max_batch))
         self.admission = Admission(
@@ -357,3 +357,8 @@ class Tier:
         if request.watch is not None:
             request.watch.finished(above, elapsed_s * 1e3, request.id)
         return above._replace(path=(Hop(self.name, elapsed_s * 1e3), *above.path))
+
+
+def inline_rows(batching: BatchingConfig, model: OnnxModel) -> int:
+    """Return how many rows at once are computed on the event loop; of a slow model none."""
+    return int(min(batching.inline_below_us / model.run_us, batching.max_batch))

@@ -10,7 +10,7 @@ import pytest
 
 from escalade.tiers.aggregator.journal import MAX_BACKLOG
 from escalade.tiers.aggregator.store import Store
-from escalade.tiers.outbox.errors import OutboxBusyError, OutboxError
+from escalade.tiers.outbox.errors import CorruptError, OutboxBusyError, OutboxError
 
 from .conftest import NODES, Served, saw
 
@@ -83,4 +83,41 @@ async def test_one_file_belongs_to_one_process(tmp_path: Path) -> None:
     served = Served(tmp_path)
     with pytest.raises(OutboxBusyError, match="has it open"):
         Store(served.config.file, NODES, 10)
+    await served.aggregator.close()
+
+
+async def test_what_no_disk_would_take_is_given_up_alone(tmp_path: Path) -> None:
+    """What came with it is kept and answered, and so is what comes after it."""
+    served = Served(tmp_path, early_close=False)
+    write = served.store.write
+
+    def refuses(operations: Any) -> None:
+        if any(getattr(getattr(one, "event", None), "key", "") == "bad" for one in operations):
+            raise ZeroDivisionError
+        write(operations)
+
+    served.store.write = refuses  # type: ignore[method-assign]
+    together = [saw("n0", "a"), saw("n0", "bad"), saw("n0", "b")]
+    assert await served.reasons(together) == ["store"] * 3
+    assert await served.reasons([saw(node, event) for event in ("a", "b") for node in ("n1", "n2")]) == [""] * 4
+    assert [answer.event for answer in served.answers()] == ["a", "b"]
+    await served.restart(crash=True)
+    assert [answer.event for answer in served.answers()] == ["a", "b"]
+    assert await served.reasons([saw("n0", "bad")]) == [""]
+    await served.aggregator.close()
+
+
+async def test_damage_at_run_time_needs_a_restart(tmp_path: Path) -> None:
+    """Nothing is acknowledged until then, and the reason says so."""
+    served = Served(tmp_path)
+    file, transaction = served.store._file, served.store._file.transaction
+
+    def damaged() -> Any:
+        raise CorruptError("a page")
+
+    file.transaction = damaged  # type: ignore[method-assign]
+    verdicts = await served.aggregator.observe([saw("n0", "e")])
+    assert verdicts[0].reason == "store"
+    assert "restart to begin a new one" in served.aggregator._journal.trouble
+    file.transaction = transaction  # type: ignore[method-assign]
     await served.aggregator.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from escalade.policies.fusion import FeatureFusion, FusionRule
     from escalade.tiers.aggregator.config import AggregatorConfig
+    from escalade.tiers.model import OnnxModel
     from escalade.tiers.tier import Tier
 
 log = structlog.get_logger(__name__)
@@ -41,15 +42,26 @@ def check_aggregator(config: AggregatorConfig, folder: Path) -> tuple[FusionRule
     return rule, policy, None if config.score == AGREEMENT else load_score(config.score, "posterior")
 
 
-def build_aggregator(config: AggregatorConfig, folder: Path, tier: Tier) -> Aggregator:
-    """Return the aggregator of an edge server, with its file open; it is not started.
+class Fitted(NamedTuple):
+    """What an aggregator is made of, fitted to its edge server's model."""
+
+    classes: int
+    rule: FusionRule | FeatureFusion
+    fusing: Fusing
+    checks: Checks
+    policy: Policy
+    score: Score | None
+    digest: str
+
+
+def fit_aggregator(config: AggregatorConfig, folder: Path, model: OnnxModel) -> Fitted:
+    """Return the parts of an edge server's aggregator; nothing is opened.
 
     Raises
     ------
     ConfigError
-        Rule, policy, score or file do not work.
+        Rule, policy or score do not work.
     """
-    model = tier.model
     classes = config.classes or model.classes
     if not classes:
         raise ConfigError("is not known: the edge server's model is no classifier; give it", key="aggregator.classes")
@@ -70,7 +82,18 @@ def build_aggregator(config: AggregatorConfig, folder: Path, tier: Tier) -> Aggr
             f"does not fuse {len(config.nodes)} nodes and {classes} classes: {error}", key="aggregator.rule"
         ) from error
     raw_row = (model.input.datatype, model.input.row_shape)
-    checks = Checks(config, classes, fusing.feature_size, raw_row)
+    return Fitted(classes, rule, fusing, Checks(config, classes, fusing.feature_size, raw_row), policy, score, digest)
+
+
+def build_aggregator(config: AggregatorConfig, folder: Path, tier: Tier) -> Aggregator:
+    """Return the aggregator of an edge server, with its file open; it is not started.
+
+    Raises
+    ------
+    ConfigError
+        Rule, policy, score or file do not work.
+    """
+    classes, rule, fusing, checks, policy, score, digest = fit_aggregator(config, folder, tier.model)
     try:
         store = Store(config.file, config.nodes, config.max_kept)
     except OutboxError as error:
@@ -80,7 +103,7 @@ def build_aggregator(config: AggregatorConfig, folder: Path, tier: Tier) -> Aggr
         if config.record:
             facts: dict[str, Any] = {"policy": config.policy, "score": config.score}
             recorder = Recorder(config.record, {"tier": NAME, "model": "fusion", "sha256": digest, **facts})
-        asks = tier if model.classes == classes else None
+        asks = tier if tier.model.classes == classes else None
         aggregator = Aggregator(config, classes, checks, fusing, store, policy, score, tier=asks, recorder=recorder)
     except BaseException:
         store.close()

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from escalade.tiers.config_types import Address, Milliseconds, PositiveInt, RecordConfig, Section
+from escalade.tiers.config_types import Address, Megabytes, Milliseconds, PositiveInt, RecordConfig, Section
 from escalade.tiers.egress import DATA_CLASSES, DataClass
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
@@ -41,7 +41,7 @@ class AggregateConfig(Section):
     """Observations on their way; more are lost and counted."""
     outbox: Path | None = None
     """The SQLite file where observations wait while the aggregator cannot be reached; not one of the tier's."""
-    outbox_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 64.0
+    outbox_mb: Megabytes = 64.0
     egress: list[DataClass] = list(DATA_CLASSES)
     """What may go to the aggregator; default: what may go by the first link upward, or everything without one."""
 

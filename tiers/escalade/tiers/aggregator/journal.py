@@ -33,12 +33,13 @@ class Journal:
     """The store behind one thread.
 
     What was put stays in order. A group that the disk refuses is kept in memory and tried again; until it is
-    written nobody is told that anything after it was.
+    written nobody is told that anything after it was. One operation that fails for another reason is given up
+    alone, with an error in the log.
 
     Parameters
     ----------
     written:
-        Told of every group that is on the disk, on the event loop.
+        Told of every group that is on the disk, and of what was given up, on the event loop.
     commit_s:
         Told how long each took.
     """
@@ -111,10 +112,10 @@ class Journal:
             self._task = asyncio.get_running_loop().create_task(self._write())
 
     async def _write(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop, largest = asyncio.get_running_loop(), MAX_GROUP
         try:
             while self._waiting or self._promises:
-                group, promises = self._waiting[:MAX_GROUP], self._promises
+                group, promises = self._waiting[:largest], self._promises
                 whole = len(group) == len(self._waiting)
                 if whole:
                     self._promises = []
@@ -122,9 +123,18 @@ class Journal:
                 try:
                     if group:
                         await loop.run_in_executor(self._thread, self._store.write, group)
-                except Exception as error:  # noqa: BLE001  # a fault of ours must not leave anyone waiting
+                except OutboxError as error:
                     self._failed(error, promises if whole else [])
                     return
+                except Exception as error:  # noqa: BLE001  # a fault of ours must not leave anyone waiting
+                    if whole:
+                        self._promises = promises + self._promises
+                    if len(group) > 1:
+                        largest = len(group) // 2
+                    else:
+                        self._drop(error)
+                    continue
+                largest = MAX_GROUP
                 if group:
                     self._commit_s(time.perf_counter() - started)
                     del self._waiting[: len(group)]
@@ -136,18 +146,32 @@ class Journal:
         finally:
             self._task = None
 
+    def _drop(self, error: Exception) -> None:
+        """Give up the first operation, which no disk would take: what comes after it must not wait for ever."""
+        self.errors += 1
+        if self._waiting:
+            lost = self._waiting.pop(0)
+            log.error("aggregator cannot keep one thing, and goes on without it", what=repr(lost)[:200], exc_info=error)
+            self._written([lost])
+        promises, self._promises = self._promises, []
+        _refuse(promises, repr(error))  # whose it was is not known: each may try again
+
     def _failed(self, error: Exception, promises: list[asyncio.Future[None]]) -> None:
         self.errors += 1
         if str(error) != self.trouble:
             log.error("aggregator cannot keep what it is told", reason=str(error))
         self.trouble = str(error)
         promises, self._promises = promises + self._promises, []
-        for promise in promises:
-            if not promise.done():
-                promise.set_exception(OutboxError(str(error)))
+        _refuse(promises, self.trouble)
         self._retry = asyncio.get_running_loop().call_later(RETRY_S, self.try_again)
 
     def _works(self) -> None:
         if self.trouble:
             log.info("aggregator keeps what it is told again")
             self.trouble = ""
+
+
+def _refuse(promises: list[asyncio.Future[None]], reason: str) -> None:
+    for promise in promises:
+        if not promise.done():
+            promise.set_exception(OutboxError(reason))

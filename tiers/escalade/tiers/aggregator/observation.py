@@ -39,6 +39,7 @@ REFUSALS: dict[str, Status] = {
     "too_many": "RESOURCE_EXHAUSTED",
     "store": "UNAVAILABLE",
     "egress": "FAILED_PRECONDITION",
+    "too_large": "INVALID_ARGUMENT",
 }
 """Why an observation was not taken, and the status that its verdict has."""
 

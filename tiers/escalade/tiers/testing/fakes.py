@@ -10,7 +10,7 @@ import numpy as np
 from escalade.tiers.aggregator.observation import Verdict
 from escalade.tiers.answer import Answer, Hop
 from escalade.tiers.caller import PLAIN, Caller
-from escalade.tiers.errors import UpstreamError
+from escalade.tiers.errors import MessageTooLargeError, UpstreamError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,6 +90,10 @@ class FakeSender:
     ----------
     failure:
         A reason of `answer.REASONS`: raised instead of taking anything.
+    fault:
+        Raised instead, once: what nobody expects.
+    max_bytes:
+        Of all observations of a call.
     verdicts:
         Reasons by observation: what is said instead of taking it.
     taken:
@@ -98,6 +102,8 @@ class FakeSender:
 
     def __init__(self) -> None:
         self.failure: str | None = None
+        self.fault: Exception | None = None
+        self.max_bytes: int | None = None
         self.verdicts: dict[bytes, str] = {}
         self.taken: list[bytes] = []
         self.closed = False
@@ -107,6 +113,11 @@ class FakeSender:
         del timeout_s
         if self.failure is not None:
             raise UpstreamError(self.failure)
+        fault, self.fault = self.fault, None
+        if fault is not None:
+            raise fault
+        if self.max_bytes is not None and sum(map(len, encoded)) > self.max_bytes:
+            raise MessageTooLargeError
         verdicts = [Verdict(self.verdicts.get(one, "")) for one in encoded]
         self.taken += [one for one, verdict in zip(encoded, verdicts, strict=True) if not verdict.reason]
         return verdicts

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import grpc
 
 from escalade.protos.v1 import aggregator_pb2 as pb
-from escalade.tiers.errors import UpstreamError
+from escalade.tiers.errors import InputError, UpstreamError
 from escalade.tiers.wire.aggregator import SERVICE, observation_to_proto, observe_request, verdicts_from_bytes
 from escalade.tiers.wire.link_channel import LinkChannel
 from escalade.tiers.wire.report_gate import HELD_BACK
@@ -106,8 +106,11 @@ class AggregatorClient:
         Raises
         ------
         CallerError, TierError
-            UnavailableError when the link breaks: watch again, after the last sequence number seen.
+            InputError for an `after` that is no sequence number; UnavailableError when the link breaks: watch again,
+            after the last sequence number seen.
         """
+        if after is not None and not 0 <= after < 2**63:
+            raise InputError(f"`after` must be a sequence number, 0 or more, or None; got {after}")
         request = pb.WatchEventsRequest(after=after or 0, only_new=after is None)
         try:
             async for data in self._watch(request.SerializeToString()):

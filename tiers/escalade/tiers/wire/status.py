@@ -46,14 +46,16 @@ _ERROR: dict[grpc.StatusCode, type[errors.EscaladeError]] = {
 
 PUSHBACK = "grpc-retry-pushback-ms"
 """gRPC's own hint when to try again; -1: not at all."""
-LARGER = "larger than max"
-"""How gRPC refuses a message over the limit, on either side."""
+
 
 TEXT_LIMIT = 500
 """Characters of a public text: it may quote what the caller sent, and travels in a trailer of limited size."""
 
 NEVER_LEFT = "failed to connect to all addresses"
 """How gRPC says that a call ended before there was a connection for it."""
+
+TOO_LARGE = "message larger than max"
+"""How gRPC says, at either end, that a message is beyond the limit."""
 
 _REASON = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "timeout",
@@ -84,6 +86,8 @@ def hint_of(error: BaseException) -> tuple[tuple[str, str], ...]:
 
 def error_of(code: grpc.StatusCode, details: str | None) -> errors.EscaladeError:
     """Return the error that a caller of a tier sees for a status."""
+    if code is grpc.StatusCode.CANCELLED:  # gRPC's own text is the code's name
+        details = "the tier had no time to read the call (limits.max_unread), or is closing; try again later"
     return _ERROR.get(code, errors.ModelError)(details or code.name)
 
 
@@ -95,17 +99,17 @@ def reason_of(code: grpc.StatusCode) -> str:
 def failure_of(error: grpc.aio.AioRpcError | grpc.aio.UsageError) -> errors.UpstreamError:
     """Return what a call to a peer that ended so came to."""
     if isinstance(error, grpc.aio.AioRpcError):
+        if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and TOO_LARGE in (error.details() or ""):
+            return errors.MessageTooLargeError(f"{error.code().name}: {error.details()}")
         reason = "rejected" if _never(error) else reason_of(error.code())
         return errors.UpstreamError(reason, f"{error.code().name}: {error.details()}")
     return errors.UpstreamError("unavailable", "the link is closed")
 
 
 def _never(error: grpc.aio.AioRpcError) -> bool:
-    """Whether a refusal for size says that the same request would be refused again."""
-    if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return False
+    """Whether a refusal says that the same request would be refused again."""
     told = any(key == PUSHBACK and value == "-1" for key, value in error.trailing_metadata() or ())
-    return told or LARGER in (error.details() or "")
+    return told and error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def may_have_left(error: grpc.aio.AioRpcError | grpc.aio.UsageError) -> bool:

@@ -106,9 +106,10 @@ def test_mistakes_are_one_line_and_exit_code_2(path: Path, tmp_path: Path, capsy
     assert path.read_bytes() == b"nonsense" * 1000
 
 
-def test_a_reader_that_has_seen_enough_ends_the_list(path: Path) -> None:
-    """Exit code 1 and not a word: the outbox is not at fault."""
-    command = [sys.executable, "-m", "escalade.cli.main", "outbox", "export", str(path)]
+@pytest.mark.parametrize("action", ["list", "export"])
+def test_a_reader_that_has_seen_enough_is_no_fault_of_the_outbox(action: str, path: Path) -> None:
+    """Exit code 1 and not a word, be it that little was printed or more than a buffer holds."""
+    command = [sys.executable, "-m", "escalade.cli.main", "outbox", action, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -116,16 +116,17 @@ class TierServicer:
         stopping = asyncio.ensure_future(self._stopping.wait())
         following: asyncio.Future[T] | None = None
         try:
-            while True:
+            while not self._stopping.is_set():
                 following = asyncio.ensure_future(anext(found))
                 await asyncio.wait((following, stopping), return_when=asyncio.FIRST_COMPLETED)
-                if stopping.done():
-                    raise DrainingError("the tier is stopping; watch again from the last number seen")
+                if not following.done():
+                    break
                 try:
                     one = await following
                 except StopAsyncIteration:
                     return
                 yield one
+            raise DrainingError("the tier is stopping; watch again from the last number seen")
         finally:
             stopping.cancel()
             if following is not None:

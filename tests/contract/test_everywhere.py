@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from escalade.policies import MAX_PROB, Action, Batch, Context, Decisions, Policy, load_score
 from escalade.simulations.fleet import parse_scenario, simulate
+from escalade.simulations.fleet.columns import NAMES
 from escalade.simulations.replay import Recording, replay
 from escalade.tiers.config import ModelConfig
 from escalade.tiers.head import Head
@@ -65,10 +66,7 @@ def simulated(policy: Policy, table: Path) -> tuple[Batch, NDArray[np.int8]]:
     assert result.failure is None
     log = [(batch, action) for batch, action in noted.log if len(batch) and batch.time_s.max() > 0]  # no tries
     batches = [batch for batch, _ in log]
-    columns = {
-        name: np.concatenate([getattr(one, name) for one in batches])
-        for name in ("score", "posterior", "time_s", "uniform", "remaining_ms", "bytes_up", "upstream_ms", "device")
-    }
+    columns = {name: np.concatenate([getattr(one, name) for one in batches]) for name in NAMES}
     return Batch(**columns), np.concatenate([action for _, action in log])
 
 

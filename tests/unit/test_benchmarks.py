@@ -186,7 +186,8 @@ def test_the_benchmarks_run_from_end_to_end(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     written = json.loads((tmp_path / "serving.json").read_text())
     assert [row["bench"] for row in written["rows"]] == ["B1"] + ["B2"] * 5
-    assert all(set(row) == ROW_KEYS and row["value"] > 0 for row in written["rows"])
+    assert all(set(row) == ROW_KEYS for row in written["rows"])
+    assert all(row["value"] > 0 for row in written["rows"] if row["bench"] != "B1")  # B1 is a difference of two times
     assert set(written["samples"]) == {"B1", "B2"}
     assert written["settings"] == {"repeats": 1, "seconds": 0.1, "calls": 50}
     assert all(row["what"] in done.stdout for row in written["rows"])

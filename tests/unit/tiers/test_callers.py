@@ -11,13 +11,13 @@ from escalade.protos.oip.open_inference_pb2 import ModelInferRequest
 from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.errors import InputError
 from escalade.tiers.outbox.item import PRIORITIES
-from escalade.tiers.wire.callers import read_caller
+from escalade.tiers.wire.callers import HOPS_KEPT, read_caller
 from escalade.tiers.wire.messages import request_bytes
 
 NAMES = st.text(st.characters(codec="utf-8"), max_size=40)
 
 
-@given(st.builds(Caller, NAMES, st.sampled_from(PRIORITIES), st.booleans(), NAMES, st.integers(0, 99)))
+@given(st.builds(Caller, NAMES, st.sampled_from(PRIORITIES), st.booleans(), NAMES, st.integers(0, HOPS_KEPT)))
 def test_what_is_written_of_a_caller_is_read_again(caller: Caller) -> None:
     """A request carries device, priority, keeps, delivery and hops, whatever the names hold."""
     data = request_bytes(np.zeros((1, 2), np.float32), model="m", input_name="x", caller=caller)

@@ -19,7 +19,7 @@ def tier(upstream: dict[str, Any], **keys: Any) -> dict[str, Any]:
         "tier": "endpoint",
         "model": {"file": "m.onnx"},
         "policy": {"name": "AlwaysEscalate"},
-        "upstream": {"address": "a:1", **upstream},
+        "upstream": {"address": "127.0.0.1:1", **upstream},
         **keys,
     }
 
@@ -27,7 +27,7 @@ def tier(upstream: dict[str, Any], **keys: Any) -> dict[str, Any]:
 def test_everything_may_leave_unless_it_is_said_otherwise() -> None:
     """A fallback without a rule of its own has the first link's; an empty list lets nothing out."""
     assert [link.egress for link in parse_config(tier({})).links] == [list(DATA_CLASSES)]
-    fallbacks = [{"address": "b:1"}, {"address": "c:1", "egress": []}]
+    fallbacks = [{"address": "127.0.0.1:2"}, {"address": "127.0.0.1:3", "egress": []}]
     links = parse_config(tier({"egress": ["label"]}, fallbacks=fallbacks)).links
     assert [link.egress for link in links] == [["label"], ["label"], []]
 

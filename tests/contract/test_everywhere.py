@@ -115,7 +115,7 @@ async def test_a_built_in_decides_alike_in_service_simulator_and_replay(
         ("endpoint", "edge_server"), (rows.posterior, rows.posterior), np.zeros(ROWS, np.int64), (BYTES,),
         time_s=rows.time_s, deadline_ms=DEADLINE_MS,
     )  # fmt: skip
-    if name not in ("Explore", "FirstOf", "HILF", "HILCB", "HILN"):  # replay draws its own chances
+    if name not in ("BackPressure", "Explore", "FirstOf", "HILF", "HILCB", "HILN"):  # replay draws its own chances
         reached = replay(recording, [build(name, number)], score=MAX_PROB).reached
         assert np.array_equal(reached == 1, (simulator == Action.ESCALATE) | (simulator == Action.DEFER))
 

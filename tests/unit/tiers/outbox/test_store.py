@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from escalade.tiers.outbox import Evicted, Outbox, OutboxError
+from escalade.tiers.outbox import Delivered, Evicted, Item, Outbox, OutboxError
+from escalade.tiers.outbox.sealing import MAGIC, PLAIN
 
 from .conftest import Clock, OpenOutbox, item
 
@@ -178,3 +179,18 @@ async def test_no_thread_is_left_behind(open_outbox: OpenOutbox) -> None:
     await (await open_outbox()).close()
     await Outbox(Path("/nowhere/outbox.db")).close()
     assert threading.active_count() == before
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("content", [MAGIC + b"rest", PLAIN + b"rest", MAGIC, PLAIN + MAGIC])
+async def test_plain_content_that_looks_sealed_comes_out_as_it_was(tmp_path: Path, content: bytes) -> None:
+    """Payload, provisional answer and final answer, after the process has ended too."""
+    async with Outbox(tmp_path / "outbox.db") as outbox:
+        await outbox.put(Item("cam", "1", content, provisional=content))
+    async with Outbox(tmp_path / "outbox.db") as outbox:
+        (leased,) = await outbox.take(1)
+        assert (leased.item.payload, leased.item.provisional) == (content, content)
+        await outbox.delivered([Delivered(leased.seq, content)])
+        (correction,) = await outbox.corrections(0)
+        assert (correction.provisional, correction.answer) == (content, content)
+        assert outbox.stats().quarantined == 0

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 MAGIC = b"\x93esc\xffSL1"
 """How everything sealed begins; the key's id of `KEY_ID_BYTES` follows."""
 KEY_ID_BYTES = 8
+PLAIN = b"\x93esc\xffPL1"
+"""Put before plain content that happens to begin as something sealed does, or as this."""
 
 
 class Seal(Protocol):
@@ -40,19 +42,19 @@ class Seal(Protocol):
 
 
 class Unsealed:
-    """A `Seal` that leaves everything as it is: no key is configured."""
+    """A `Seal` that leaves nearly everything as it is: no key is configured."""
 
     def seal(self, plain: bytes, about: bytes) -> bytes:
-        """Return the same."""
+        """Return the same, marked where it could be taken for something sealed."""
         del about
-        return plain
+        return PLAIN + plain if plain.startswith(DOUBTFUL) else plain
 
     def open(self, stored: bytes, about: bytes) -> bytes:
-        """Return the same; ValueError for what another process has sealed."""
+        """Return what was stored; ValueError for what another process has sealed."""
         del about
         if stored.startswith(MAGIC):
             raise ValueError("it is encrypted")
-        return stored
+        return stored.removeprefix(PLAIN)
 
     def knows(self, key_id: bytes) -> bool:
         """No key is known."""
@@ -61,11 +63,12 @@ class Unsealed:
 
 
 UNSEALED = Unsealed()
+DOUBTFUL = (MAGIC, PLAIN)
 
 
 def seal_item(seal: Seal, seq: int, item: Item) -> Item:
     """Return the item as it is stored under a number."""
-    if seal is UNSEALED:
+    if seal is UNSEALED and not item.payload.startswith(DOUBTFUL) and not item.provisional.startswith(DOUBTFUL):
         return item
     payload, provisional = _about("payload", seq, item), _about("provisional", seq, item)
     return replace(item, payload=seal.seal(item.payload, payload), provisional=seal.seal(item.provisional, provisional))
@@ -73,9 +76,7 @@ def seal_item(seal: Seal, seq: int, item: Item) -> Item:
 
 def open_item(seal: Seal, seq: int, stored: Item) -> Item:
     """Return the item that is stored under a number; ValueError when it is not what was sealed."""
-    if seal is UNSEALED:
-        seal.open(stored.payload, b"")
-        seal.open(stored.provisional, b"")
+    if seal is UNSEALED and not stored.payload.startswith(DOUBTFUL) and not stored.provisional.startswith(DOUBTFUL):
         return stored
     payload, provisional = _about("payload", seq, stored), _about("provisional", seq, stored)
     return replace(
@@ -88,7 +89,7 @@ def seal_corrections(seal: Seal, corrections: Iterable[Correction]) -> list[Corr
     rows = []
     for one in corrections:
         provisional, answer = one.provisional, one.answer
-        if seal is not UNSEALED:
+        if seal is not UNSEALED or provisional.startswith(DOUBTFUL) or answer.startswith(DOUBTFUL):
             provisional = seal.seal(provisional, _about("old", one.seq, one))
             answer = seal.seal(answer, _about("new", one.seq, one))
         rows.append(to_row(one._replace(provisional=provisional, answer=answer)))

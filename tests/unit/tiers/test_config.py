@@ -237,7 +237,7 @@ outbox: {file: a.db, corrections: c.jsonl}
 inbox: {file: b.db}
 egress_ledger: {file: l.json}
 record: {folder: r}
-aggregate: {address: 'h:1', node: n, outbox: d.db}
+aggregate: {address: '127.0.0.1:1', node: n, outbox: d.db}
 """
 )
 

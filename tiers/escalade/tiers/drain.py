@@ -212,7 +212,8 @@ class Drain:
             if now - self._refused_since[lane] >= self._give_up_s:
                 given_up = REFUSED[reason]
         if given_up:
-            log.warning("item given up", reason=reason, item=_name(first), detail=detail)
+            if reason == "stale":  # of the others it has been said why, once
+                log.warning("item given up", reason=reason, item=_name(first), detail=detail)
             await self._outbox.give_up([first.seq], given_up)
             await self._outbox.put_back([one.seq for one in rest[1:]])
             return

@@ -9,12 +9,12 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
-from math import isfinite
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
 from escalade.tiers.answer import Row
+from escalade.tiers.corrections import numbers
 from escalade.tiers.egress import DATA_CLASSES, report_id
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.outbox import Item, OutboxError
@@ -22,8 +22,6 @@ from escalade.tiers.outbox.item import REPORT_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection
-
-    from numpy.typing import NDArray
 
     from escalade.tiers.answer import Answer
     from escalade.tiers.egress import DataClass
@@ -123,7 +121,7 @@ class Reports:
         part = answer.answer() if isinstance(answer, Row) else answer
         label = [None] * len(part) if part.label is None else part.label.tolist()
         now = round(time.time(), 3)
-        columns = zip(label, _numbers(part.score), part.tier, part.degraded.tolist(), strict=True)
+        columns = zip(label, numbers(part.score), part.tier, part.degraded.tolist(), strict=True)
         for row, (one, score, tier, degraded) in enumerate(columns):
             fact = {"time_s": now, "request_id": request_id, "row": row, "label": one, "score": score, "tier": tier}
             self._rows.append({**fact, "degraded": part.reason} if degraded else fact)
@@ -164,8 +162,3 @@ class Reports:
                 await self.report(json.dumps({"time_s": round(time.time(), 3), **facts()}).encode(), data="label")
             except OutboxError as error:
                 log.warning("telemetry lost", reason=str(error))
-
-
-def _numbers(column: NDArray[Any]) -> list[float | None]:
-    """Return floats as JSON has them: six decimals, null for what is no number."""
-    return [round(value, 6) if isfinite(value) else None for value in column.tolist()]

@@ -15,7 +15,7 @@ from escalade.protos.v1 import aggregator_pb2, tier_pb2
 from escalade.tiers.answer import Answer, Hop, Row
 from escalade.tiers.caller import Caller
 from escalade.tiers.outbox import item
-from escalade.tiers.record import SCHEMA
+from escalade.tiers.record_chunk import SCHEMA
 from escalade.tiers.wire.codec import Codec, InferRequest
 from escalade.tiers.wire.kept import KeptMessages
 from escalade.tiers.wire.messages import metadata_request_bytes, request_bytes

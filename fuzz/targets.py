@@ -25,7 +25,7 @@ from escalade.tiers.aggregator.observation import RefusalError
 from escalade.tiers.errors import CallerError, InputError, NotFoundError, SetupError, UpstreamError
 from escalade.tiers.model import TensorSpec
 from escalade.tiers.outbox import correction, item
-from escalade.tiers.record import read_chunk
+from escalade.tiers.record_chunk import read_chunk
 from escalade.tiers.wire.aggregator import observations_from_bytes, verdicts_from_bytes
 from escalade.tiers.wire.callers import read_caller
 from escalade.tiers.wire.caps import has_too_many_parts, parsed

@@ -138,7 +138,7 @@ def test_what_a_node_observed_is_deleted(tmp_path: Path, models: Path, capsys: p
     }
     file.write_text(yaml.safe_dump(config))
     assert main(["forget", "cam-1", "--config", str(file)]) == 0
-    assert capsys.readouterr().out.endswith("aggregator.db: 1 observations deleted\n")
+    assert capsys.readouterr().out.endswith("aggregator.db: 1 observations and 0 damaged files deleted\n")
     content = (tmp_path / "aggregator.db").read_bytes()
     assert MINE not in content
     assert THEIRS in content

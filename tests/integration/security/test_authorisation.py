@@ -55,6 +55,7 @@ EXPECTED = {
     "/escalade.protos.v1.Tier/WatchCorrections": "OO-A-",
     "/escalade.protos.v1.Tier/Deliver": "OAA--",
     "/escalade.protos.v1.Tier/WatchReports": "---AA",
+    "/escalade.protos.v1.Tier/Forget": "---A-",
     "/escalade.protos.v1.Aggregator/Observe": "OO---",
     "/escalade.protos.v1.Aggregator/ObserveStream": "OO---",
     "/escalade.protos.v1.Aggregator/WatchEvents": "--AAA",
@@ -380,7 +381,8 @@ async def test_corrections_go_to_whom_they_concern(scope: Scope, heard: list[str
             for seq, device in enumerate(["cam-1", "cam-2", "cam-1"]):
                 yield Correction(seq, device, "i", b"", b"", 0.0, 0.0)
 
-    servicer: Any = TierServicer(lambda: None, Kept(), None)  # type: ignore[arg-type, return-value]  # not asked
+    unasked: Any = None
+    servicer: Any = TierServicer(unasked, Kept(), None, unasked)  # type: ignore[arg-type]
     token = SPEAKER.set(Speaker(Identity("endpoint", "cam-1"), scope))
     try:
         told = [tier_pb2.Correction.FromString(one).device async for one in servicer.watch_corrections(b"", None)]

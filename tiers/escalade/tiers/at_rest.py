@@ -11,7 +11,7 @@ import structlog
 
 from escalade.tiers.errors import ConfigError, EscaladeError
 from escalade.tiers.key_sources import key_source
-from escalade.tiers.outbox.sealing import KEY_ID_BYTES, MAGIC, UNSEALED, Seal
+from escalade.tiers.outbox.sealing import KEY_ID_BYTES, MAGIC, UNSEALED, Seal, key_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +77,7 @@ class Vault:
             if self._require:
                 raise ValueError("it is not encrypted")
             return UNSEALED.open(stored, about)
-        key_id = _key_id_of(stored)
+        key_id = key_id_of(stored)
         if not self.knows(key_id):
             raise ValueError(f"it is encrypted with another key ({key_id.hex()})")
         try:
@@ -158,10 +158,6 @@ def read_model(file: Path, seal: Seal) -> bytes:
         return seal.open(content, MODEL)
     except ValueError as error:
         raise ConfigError(f"{str(file)!r} cannot be opened: {error}", key="model.file") from error
-
-
-def _key_id_of(stored: bytes) -> bytes:
-    return stored[len(MAGIC) : len(MAGIC) + KEY_ID_BYTES]
 
 
 def _aes_gcm() -> Any:

@@ -31,7 +31,7 @@ def note_start(file: Path, config: TierConfig, *, model: str, sha256: str) -> No
     for what, (name, digest) in used.items():
         last = audit.last_of(file, what)
         if last is None or last.get("sha256") != digest:
-            audit.append(file, what, time.time(), name=name, sha256=digest, user=_user())
+            audit.append(file, what, time.time(), name=name, sha256=digest, user=user())
 
 
 def note_change(file: Path, what: str) -> None:
@@ -42,7 +42,16 @@ def note_change(file: Path, what: str) -> None:
         log.error("not noted in the audit log", what=what, error=str(error))
 
 
-def _user() -> str:
+def note_forgotten(file: Path, device: str, *, by: str, trouble: str) -> None:
+    """Note who had a device forgotten, and what could not be deleted; trouble with the log is logged."""
+    try:
+        audit.append(file, "forgotten", time.time(), name=device, by=by, trouble=trouble)
+    except SetupError as error:
+        log.error("not noted in the audit log", what="forgotten", error=str(error))
+
+
+def user() -> str:
+    """Return who runs this process, empty where the system does not say."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -11,7 +11,7 @@ from escalade.tiers.errors import ConfigError
 from escalade.tiers.head import Head
 from escalade.tiers.model import OnnxModel
 from escalade.tiers.paths import check_usable
-from escalade.tiers.record import import_pyarrow
+from escalade.tiers.record_chunk import import_pyarrow
 
 if TYPE_CHECKING:
     from escalade.policies import Score

@@ -58,6 +58,8 @@ TABLE: dict[str, dict[Role, Scope]] = {
     f"{_AGGREGATOR}/ListNodes": LOOKING,
     # How a tier fares, and what it offers.
     f"{_TIER}/GetStatus": LOOKING,
+    # Deletes what is kept of a device.
+    f"{_TIER}/Forget": {"operator": ANY},
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": LOOKING,
     # Not served by tiers: `escalade pki serve` answers it on a port of its own, to whoever holds a token.
     f"{_ENROLMENT}/Enrol": {},

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from escalade.tiers.outbox.ages import Ages, age_s
 from escalade.tiers.outbox.file import File, Kind, Statement, Synchronous, corruption_noticed
-from escalade.tiers.outbox.sealing import KEY_ID_BYTES, MAGIC
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -100,16 +99,6 @@ class Database(File):
             oldest_s = max(oldest_s, self._age_s(runs, run, since_s))
             kept.append((seq, oldest_s))
         return kept[::-1], int(given[0]) if given else 0
-
-    def key_ids(self) -> set[bytes]:
-        """Return the ids of the keys that stored content is sealed with."""
-        found = set[bytes]()
-        with corruption_noticed():
-            for table, column in (("items", "payload"), ("corrections", "answer")):
-                query = f"SELECT DISTINCT substr({column}, ?, ?) FROM {table} WHERE substr({column}, 1, ?) = ?"
-                values = (len(MAGIC) + 1, KEY_ID_BYTES, len(MAGIC), MAGIC)
-                found |= {key_id for (key_id,) in self.connection.execute(query, values)}
-        return found
 
     def last_seq(self) -> int:
         """Return the greatest number of an item that is still there, or was noted."""

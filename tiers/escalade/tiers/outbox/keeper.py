@@ -12,12 +12,14 @@ import structlog
 
 from escalade.tiers.outbox.database import Database
 from escalade.tiers.outbox.errors import CorruptError, OutboxError, explained
+from escalade.tiers.outbox.file import check_keys
 from escalade.tiers.outbox.lock import FileLock
 from escalade.tiers.outbox.salvage import drop_aside_files, finish, set_aside
 from escalade.tiers.outbox.sealing import UNSEALED
+from escalade.tiers.outbox.stats import Forgotten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Set
     from pathlib import Path
 
     from escalade.tiers.outbox.file import Kind, Synchronous
@@ -27,6 +29,8 @@ log = structlog.get_logger(__name__)
 
 SWEEP_S = 3600.0
 """Between two looks for what was set aside too long ago."""
+SEALED = {"items": "payload", "corrections": "answer"}
+"""Where it can be seen with which keys a file is encrypted."""
 RETRY_S = 1.0
 """How long a file that cannot be opened is left alone."""
 
@@ -97,6 +101,30 @@ class Keeper(ABC):
         except (OutboxError, OSError, sqlite3.Error, CorruptError) as error:
             raise self._in_trouble(error) from error
 
+    def forget(self, devices: Set[str]) -> Forgotten:
+        """Delete everything of some devices for good, damaged files too, and index what is left anew.
+
+        Raises
+        ------
+        OutboxError
+            Not all of it could be deleted; to be called again.
+        """
+        database = self.open()
+        try:
+            with self._reading(database):
+                gone = Forgotten(*database.forget(devices), drop_aside_files(self.path))
+        except OSError as error:
+            raise self._in_trouble(error) from error
+        self._forgotten(devices)
+        database.close()
+        self._database, self._retry_at = None, float("-inf")
+        self.open()
+        return gone
+
+    def _forgotten(self, devices: Set[str]) -> None:
+        """Let go of what is in memory of devices that were just deleted, beside the index: by default there is none."""
+        del devices
+
     def close(self) -> None:
         """Close the file, give up the lock."""
         if self._database is not None:
@@ -107,7 +135,7 @@ class Keeper(ABC):
     def _load(self, now: float) -> Database:
         database = Database(self.path, self._kind, now=now, wall_s=self._wall(), synchronous=self._synchronous)
         try:
-            self._check_keys(database)
+            check_keys(f"{self._kind.name} {self.path}", database.key_ids(SEALED), self._seal)
             self._index(database, now)
             self._counters = database.counters()
             database.checkpoint()
@@ -130,15 +158,6 @@ class Keeper(ABC):
             drop_aside_files(self.path, before_s)
         except (CorruptError, sqlite3.Error, OSError) as error:
             log.warning(f"what was set aside of the {self._kind.name} cannot be deleted", reason=str(error))
-
-    def _check_keys(self, database: Database) -> None:
-        """Raise for a file that needs a key which is not there: nothing in it may be taken for damaged."""
-        unknown = [key_id.hex() for key_id in database.key_ids() if not self._seal.knows(key_id)]
-        if unknown:
-            raise OutboxError(
-                f"{self._kind.name} {self.path}: encrypted with a key that at_rest.key_source does not have "
-                f"({', '.join(unknown)}); put it back there"
-            )
 
     def _replace_damaged(self, database: Database, error: CorruptError) -> None:
         """Move a file aside that turned out to be damaged, and go on with what it still gives."""

@@ -32,7 +32,7 @@ from escalade.tiers.pki.files import replace, write_new
 from escalade.tiers.refusals import Refusals
 from escalade.tiers.roles import ROLES, TABLE, Role, Scope
 from escalade.tiers.service import Service
-from escalade.tiers.testing.fleet import Fleet
+from escalade.tiers.testing.fleet import DAY_S, Fleet
 from escalade.tiers.tls_files import TlsFiles
 from escalade.tiers.wire.aggregator_client import AggregatorClient
 from escalade.tiers.wire.credentials import server_credentials
@@ -286,6 +286,28 @@ async def test_who_is_revoked_may_nothing(
     for method in EXPECTED:
         if method != NOT_SERVED:
             assert await status(channel, method) is DENIED, method
+
+
+async def test_whose_certificate_ends_meanwhile_may_nothing(
+    server: tuple[Service, str], fleet: Fleet, connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a connection that stands, its open stream included; those whose certificates last go on."""
+    service, address = server
+    assert service._security
+    key, pem = fleet.made("operator")
+    channel = await connect(address, grpc.ssl_channel_credentials(fleet.ca.read_bytes(), key, pem))
+    watch: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"")
+    assert await watch.read()
+    monkeypatch.setattr(service._security.guard, "_clock", lambda: time.time() + 2 * DAY_S)
+    assert await watch.code() is DENIED
+    assert "has expired" in await watch.details()
+    for method in EXPECTED:
+        if method != NOT_SERVED:
+            assert await status(channel, method) is DENIED, method
+    counts = service._security.refusals.counts
+    assert counts["/inference.GRPCInferenceService/ServerLive", "operator", "expired"] == 1
+    lasting = await connect(address, fleet.credentials("my-operator"))
+    assert await status(lasting, "/escalade.protos.v1.Tier/GetStatus") is grpc.StatusCode.OK
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from escalade.tiers.egress_ledger import read_ledger
 from escalade.tiers.errors import UnavailableError
 from escalade.tiers.forgetting import Forgetting
 from escalade.tiers.outbox import Delivered, Item
+from escalade.tiers.record_chunk import read_chunk
 from escalade.tiers.reports import LANE
 from escalade.tiers.testing.fleet import Fleet
 from escalade.tiers.tls_files import TlsFiles
@@ -126,7 +127,8 @@ async def test_a_tiers_own_recording_goes_too(config: dict[str, Any], fleet: Fle
             assert (await client.forget("node-1"))[-1].endswith("record: 1 chunks deleted")
         assert not list((tmp_path / "record").glob("*.npz"))
         await node.infer(x)
-    assert len(list((tmp_path / "record").glob("*.npz"))) == 1
+    (chunk,) = (tmp_path / "record").glob("*.npz")
+    assert len(read_chunk(chunk)[0]["id"]) == 1
 
 
 @pytest.mark.asyncio

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from escalade.tiers.config import TierConfig
     from escalade.tiers.keeping_config import AtRestConfig
     from escalade.tiers.key_sources import KeySource
 
@@ -139,6 +140,14 @@ def open_seal(config: AtRestConfig | None) -> Seal:
         raise
     except Exception as error:  # the user's own source
         raise ConfigError(f"the source gives no keys: {error}", key="at_rest.key_source") from error
+
+
+def in_the_clear(config: TierConfig) -> list[str]:
+    """Return a line for what the tier writes unencrypted though it encrypts what it keeps; none without `at_rest`."""
+    lines = config.outbox and config.outbox.corrections
+    if not (config.at_rest and lines):
+        return []
+    return [f"at_rest is on, but outbox.corrections {lines} is written in the clear"]
 
 
 def read_model(file: Path, seal: Seal) -> bytes:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import structlog
 
 from escalade.policies.combinator import listens
-from escalade.tiers.at_rest import open_seal
+from escalade.tiers.at_rest import in_the_clear, open_seal
 from escalade.tiers.attached import Attached
 from escalade.tiers.audited import note_start
 from escalade.tiers.building import build_forwarding, build_links
@@ -159,6 +159,8 @@ class Service:
             self.config = self._security.config
         config, files = self.config, self._security.files if self._security else None
         self._seal = await asyncio.to_thread(open_seal, config.at_rest)
+        for warning in in_the_clear(config):
+            log.warning(warning)
         model, policy, score, head = load_parts(config, self._seal)
         if config.audit:
             note_start(config.audit, config, model=model.name, sha256=model.sha256)

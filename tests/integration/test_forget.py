@@ -72,7 +72,8 @@ def test_nothing_is_left_of_a_device_and_everything_of_the_others(
     corrections = tmp_path / "corrections.jsonl"
     lines = [json.dumps({"seq": seq, "device": device}) + "\n" for seq, device in ((1, "cam-1"), (2, "cam-2"))]
     corrections.write_text("".join(lines) + '{"seq": 3, "dev')
-    (tmp_path / "outbox.db.corrupt-20260101T000000Z").write_bytes(MINE)
+    for name in ("outbox.db.corrupt-20260101T000000Z", "egress.json.corrupt", "corrections.jsonl.part"):
+        (tmp_path / name).write_bytes(MINE)
     ledger = EgressLedger(tmp_path / "egress.json")
     ledger.sent("raw", "a:1", "cam-1", 70)
     ledger.write()

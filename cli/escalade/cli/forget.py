@@ -138,7 +138,7 @@ def _drop_chunks(folder: Path) -> int:
     lock = own(folder)
     try:
         files = chunks(folder)
-        for file in files:
+        for file in [*files, *folder.glob("*.part")]:
             file.unlink(missing_ok=True)
         return len(files)
     finally:

@@ -235,6 +235,7 @@ def rewrite(path: Path, lines: Iterable[str]) -> None:
 
 def drop_lines(path: Path, device: str) -> int:
     """Leave out a device's lines of a file; return how many there were, 0 where there is no file."""
+    path.with_name(f"{path.name}.part").unlink(missing_ok=True)  # of a crash
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     except FileNotFoundError:

@@ -22,7 +22,7 @@ from escalade.tiers.aggregator.observation import Observation, Raw
 from escalade.tiers.outbox.errors import CorruptError, OutboxError, explained
 from escalade.tiers.outbox.file import OUR_IDS, File, Kind, check_keys
 from escalade.tiers.outbox.lock import FileLock
-from escalade.tiers.outbox.salvage import drop_aside_files
+from escalade.tiers.outbox.salvage import aside_name, drop_aside_files, drop_older_files
 from escalade.tiers.outbox.sealing import UNSEALED
 
 if TYPE_CHECKING:
@@ -214,13 +214,14 @@ class Store:
                 raise CorruptError(found)
             return file
         except CorruptError as error:
-            aside = self.path.with_name(f"{self.path.name}.corrupt-{int(time.time())}")
+            aside = aside_name(self.path, time.time())
             log.error(
                 "aggregator file is damaged; moved aside", file=str(self.path), aside=str(aside), error=str(error)
             )
             for end in ("", "-wal"):
                 with suppress(FileNotFoundError):
                     self.path.with_name(self.path.name + end).rename(aside.with_name(aside.name + end))
+            drop_older_files(self.path, KIND)
             return File(self.path, KIND)
 
     def _answer_row(self, answer: Answer) -> tuple[int, bytes, bytes]:

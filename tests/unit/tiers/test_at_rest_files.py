@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from escalade.tiers.config_file import parse_config
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.key_sources import FileKeys, new_key_line
 from escalade.tiers.outbox.errors import OutboxError
+from escalade.tiers.outbox.salvage import aside_files
 from escalade.tiers.outbox.sealing import MAGIC, Seal
 from escalade.tiers.record import Recorder
 from escalade.tiers.record_chunk import Decided, chunks, read_chunk
@@ -113,25 +115,42 @@ async def test_what_an_aggregator_keeps_is_encrypted(tmp_path: Path, seal: Vault
     file = served.config.file
     with pytest.raises(OutboxError, match=r"aggregator file .* key that at_rest.key_source does not have"):
         Store(file, NODES, 10)
-    change(file, "UPDATE answers SET sequence = 2", "UPDATE observations SET node = 'n1'")
+    served.open()
+    await served.aggregator.close()
+
+
+@pytest.mark.parametrize(
+    "tampering", ["answers SET sequence = 2", "answers SET facts = facts || 'x'", "observations SET node = 'n1'"]
+)
+def test_an_aggregators_file_that_was_tampered_with_is_moved_aside(tmp_path: Path, seal: Vault, tampering: str) -> None:
+    """As a damaged one is; a new one is begun."""
+    served, file = asyncio.run(answered(tmp_path, seal)), tmp_path / "aggregator.db"
+    assert len(served) == 1
+    connection = sqlite3.connect(file)
+    connection.execute(f"UPDATE {tampering}")
+    connection.commit()
+    connection.close()
     store = Store(file, NODES, 10, seal)
-    assert store.answers() == []
-    assert [one.observation.event for one in store.observations() if one.observation.event == "open"] == []
+    assert (store.answers(), store.observations()) == ([], [])
     store.close()
+    assert len(aside_files(file)) == 1
+
+
+async def answered(folder: Path, seal: Vault) -> list[Any]:
+    """Leave a file with an answered event and an open one; return the answers."""
+    served = Served(folder, seal=seal, early_close=False)
+    await served.reasons([saw(node, "done") for node in NODES])
+    await served.reasons([saw("n0", "open")])
+    await served.settle()
+    answers = served.answers()
+    await served.aggregator.close()
+    return answers
 
 
 def accepted(observation: Any) -> Any:
     """Return an observation as the first of an event."""
     event = Event.first(observation.event, observation, 0, nodes=3, classes=3, time_s=1.8e9, now=1.8e9)
     return Accepted(observation, 0, event, 1.8e9)
-
-
-def change(file: Path, *statements: str) -> None:
-    connection = sqlite3.connect(file)
-    for statement in statements:
-        connection.execute(statement)
-    connection.commit()
-    connection.close()
 
 
 def test_what_stays_in_the_clear_is_said() -> None:

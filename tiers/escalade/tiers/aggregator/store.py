@@ -9,9 +9,8 @@ import json
 import sqlite3
 import time
 from contextlib import suppress
-from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import structlog
@@ -26,14 +25,13 @@ from escalade.tiers.outbox.salvage import aside_name, drop_aside_files, drop_old
 from escalade.tiers.outbox.sealing import UNSEALED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from escalade.tiers.aggregator.window import Accepted
     from escalade.tiers.outbox.sealing import Seal
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
 
 _SCHEMA = """
 CREATE TABLE observations (
@@ -99,7 +97,6 @@ class Store:
             self._lock.acquire()
             self._file = self._open()
             self._connection = self._file.connection
-            self._check_keys()
         except (OSError, sqlite3.Error) as error:
             self._lock.release()
             raise explained(error, f"{WHAT} {path}") from error
@@ -142,13 +139,13 @@ class Store:
     def observations(self) -> list[Known]:
         """Return what is kept of events that are not final, oldest first."""
         rows = self._connection.execute("SELECT * FROM observations ORDER BY rowid")
-        return self._sound(partial(_known, seal=self._seal), rows)
+        return [_known(row, self._seal) for row in rows]
 
     def answers(self) -> list[Answer]:
         """Return the answers that are kept, in order."""
         places = {name: place for place, name in enumerate(self._nodes)}
         rows = self._connection.execute("SELECT * FROM answers ORDER BY sequence")
-        return self._sound(partial(_answer, places=places, seal=self._seal), rows)
+        return [_answer(row, places, self._seal) for row in rows]
 
     def learnt(self) -> dict[str, Any] | None:
         """Return what was learnt; None where there is nothing, or nothing that can be read."""
@@ -183,35 +180,14 @@ class Store:
         self._file.close()
         self._lock.release()
 
-    def _sound(self, read: Callable[[tuple[Any, ...]], T], rows: Iterable[tuple[Any, ...]]) -> list[T]:
-        """Return rows as they are read; what was tampered with is left out, and said."""
-        found, bad = list[T](), 0
-        for row in rows:
-            try:
-                found.append(read(row))
-            except ValueError:
-                bad += 1
-        if bad:
-            log.error("what the aggregator kept is damaged; left out", file=str(self.path), rows=bad)
-        return found
-
-    def _check_keys(self) -> None:
-        try:
-            check_keys(f"{WHAT} {self.path}", self._file.key_ids(SEALED), self._seal)
-        except OutboxError:
-            self._file.close()
-            raise
-
     def _open(self) -> File:
         try:
             file = File(self.path, KIND)
             try:
-                found = str(file.connection.execute("PRAGMA quick_check(1)").fetchone()[0])
-            except sqlite3.DatabaseError as error:
-                found = str(error)
-            if found != "ok":
+                self._check(file)
+            except BaseException:
                 file.close()
-                raise CorruptError(found)
+                raise
             return file
         except CorruptError as error:
             aside = aside_name(self.path, time.time())
@@ -223,6 +199,21 @@ class Store:
                     self.path.with_name(self.path.name + end).rename(aside.with_name(aside.name + end))
             drop_older_files(self.path, KIND)
             return File(self.path, KIND)
+
+    def _check(self, file: File) -> None:
+        """Raise CorruptError for a file that is damaged or was tampered with, OutboxError for want of a key."""
+        try:
+            found = str(file.connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+        except sqlite3.DatabaseError as error:
+            found = str(error)
+        if found != "ok":
+            raise CorruptError(found)
+        check_keys(f"{WHAT} {self.path}", file.key_ids(SEALED), self._seal)
+        self._connection = file.connection
+        try:
+            self.observations(), self.answers()
+        except (ValueError, sqlite3.Error) as error:
+            raise CorruptError(str(error)) from error
 
     def _answer_row(self, answer: Answer) -> tuple[int, bytes, bytes]:
         facts = answer._asdict()

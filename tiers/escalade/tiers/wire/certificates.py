@@ -11,10 +11,19 @@ GENERALIZED_TIME = 0x18
 def serial_and_end(pem: bytes) -> tuple[int, float]:
     """Return a certificate's serial number and its end, seconds since the epoch; it was verified in the handshake.
 
+    ValueError when it cannot be read.
+
     ``tbs SEQUENCE { [0] version OPTIONAL, serialNumber, signature, issuer, validity SEQUENCE { notBefore, notAfter }``
     (RFC 5280, 4.1)
     """
     der = ssl.PEM_cert_to_DER_cert(pem.decode("ascii").partition("-----END")[0] + "-----END CERTIFICATE-----")
+    try:
+        return _serial_and_end(der)
+    except IndexError:
+        raise ValueError("the certificate is cut short") from None
+
+
+def _serial_and_end(der: bytes) -> tuple[int, float]:
     at, _ = _content(der, 0)
     at, _ = _content(der, at)
     if der[at] == 0xA0:  # the version

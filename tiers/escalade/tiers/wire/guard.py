@@ -136,7 +136,11 @@ class Guard(grpc.aio.ServerInterceptor):
         says = ", ".join([*uris, *dns_names]) or b" ".join(facts.get("x509_common_name", ())).decode(errors="replace")
         if len(self._peers) >= PEERS_KEPT:
             del self._peers[next(iter(self._peers))]
-        peer = self._peers[pem] = _Peer(*serial_and_end(pem), identity_of(uris, dns_names, self._identities), says)
+        try:
+            peer = _Peer(*serial_and_end(pem), identity_of(uris, dns_names, self._identities), says)
+        except ValueError:  # a CA that writes it in a way of its own
+            peer = _Peer(0, inf, None, says)
+        self._peers[pem] = peer
         return peer
 
     def _speaker(self, method: str, peer: _Peer) -> Speaker:

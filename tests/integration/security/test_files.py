@@ -46,6 +46,7 @@ CASES: dict[str, tuple[Spoil, str, str]] = {
     "no CA": (lambda s, f: s["ca"].unlink(), "tls.ca", "cannot read .*No such file"),
     "no PEM": (lambda s, f: replace(s["certificate"], b"hello"), "tls", "not a certificate and an unencrypted key"),
     "CA no PEM": (lambda s, f: replace(s["ca"], b"\xff"), "tls.ca", "holds no certificate in PEM"),
+    "CA emptied": (lambda s, f: replace(s["ca"], b""), "tls.ca", "holds no certificate in PEM"),
     "CA a device's": (lambda s, f: replace(s["ca"], s["certificate"].read_bytes()), "tls.ca", "holds no CA's"),
     "other CA": (
         lambda s, f: replace(s["ca"], x.to_pem(x.make_ca("x", x.new_key(), days=9, now=x.utc(time.time())))),
@@ -53,7 +54,8 @@ CASES: dict[str, tuple[Spoil, str, str]] = {
         "is not of a CA in .*name its CA",
     ),
     "old CA": (old_ca, "tls.ca", "expired on .*make a new CA"),
-    "bad deny-list": (lambda s, f: s["deny"].write_text("x\n"), "tls.deny", "line 1: 'x' is not a serial number"),
+    "bad deny-list": (lambda s, f: s["deny"].write_text("#\nx\n"), "tls.deny", "line 2: 'x' is not a serial number"),
+    "emptied deny-list": (lambda s, f: s["deny"].write_text(""), "tls.deny", "it is empty or cut; copy the deny-list"),
     "no deny-list": (lambda s, f: s["deny"].unlink(), "tls.deny", "cannot read .*No such file"),
     "bad identities": (lambda s, f: s["identities"].write_text("a: b"), "tls.identities", "is not ROLE/NAME"),
 }  # fmt: skip
@@ -65,7 +67,7 @@ async def test_wrong_files_are_one_line(models: Path, fleet: Fleet, tmp_path: Pa
     """Which key of the YAML, which file, what to do; `escalade config check` finds the same."""
     section = {part: Path(file) for part, file in fleet.copied("server-1", tmp_path).items()}
     section |= {"deny": tmp_path / "denied.txt", "identities": tmp_path / "identities.yaml"}
-    replace(section["deny"], b"")
+    replace(section["deny"], b"# revoked\n")
     replace(section["identities"], b"escalade://edge-server/server-1: edge-server/server-1\n")
     spoil, key, says = CASES[case]
     spoil(section, fleet)

@@ -58,7 +58,7 @@ def check_tls(config: TlsConfig, now: float) -> Certificate:
     _load_chain(judge, config)
     try:
         judge.load_verify_locations(cadata=_read(config.ca, "tls.ca").decode("ascii"))
-    except (ssl.SSLError, UnicodeDecodeError):
+    except (ssl.SSLError, ValueError):  # ValueError: it is empty, or not ASCII
         raise ConfigError(f"{config.ca} holds no certificate in PEM; name the CA's", key="tls.ca") from None
     authorities = judge.get_ca_certs()
     if not authorities:

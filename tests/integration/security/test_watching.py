@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -16,7 +19,7 @@ import pytest_asyncio
 from escalade.tiers import EdgeServer
 from escalade.tiers.pki import certificates as x
 from escalade.tiers.pki.files import replace
-from escalade.tiers.testing.fleet import Fleet
+from escalade.tiers.testing.fleet import DAY_S, Fleet
 from escalade.tiers.tls_files import TlsFiles
 
 pytestmark = pytest.mark.asyncio
@@ -30,8 +33,8 @@ NAMES = "escalade://{0}: {0}\n"
 class World:
     """A server with all its TLS files in a folder, and `my-operator` connected to it with an open stream."""
 
-    def __init__(self, tls: dict[str, Path], server: EdgeServer, channel: Any, serial: str) -> None:
-        self.tls, self.server, self.channel, self.serial = tls, server, channel, serial
+    def __init__(self, tls: dict[str, Path], server: EdgeServer, address: str, channel: Any, serial: str) -> None:
+        self.tls, self.server, self.address, self.channel, self.serial = tls, server, address, channel, serial
         self.stream = channel.unary_stream(WATCH)(b"")
 
     @property
@@ -76,7 +79,7 @@ async def world(models: Path, fleet: Fleet, tmp_path: Path) -> AsyncIterator[Wor
         address = await server.listen()
         channel = await stack.enter_async_context(grpc.aio.secure_channel(address, fleet.credentials("my-operator")))
         serial = x.facts_of(x.from_pem(fleet.client("my-operator").certificate.read_bytes())).serial_hex
-        world = World(tls, server, channel, serial)
+        world = World(tls, server, address, channel, serial)
         assert await world.stream.read()
         yield world
 
@@ -158,6 +161,55 @@ async def test_who_loses_its_name_loses_its_streams(world: World) -> None:
     replace(world.tls["identities"], names("edge-server/server-1"))
     assert await world.ended() is UNKNOWN
     assert await world.code() is UNKNOWN
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_certificate_that_ends_is_not_carried_on_by_resumption(
+    world: World, fleet: Fleet, monkeypatch: pytest.MonkeyPatch, version: ssl.TLSVersion
+) -> None:
+    """A session ticket spares the look at the certificate; its dates count for every call all the same."""
+    shown = fleet.client("my-operator")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(shown.ca)
+    context.load_cert_chain(shown.certificate, shown.key)
+    context.set_alpn_protocols(["h2"])
+    context.maximum_version = version
+    host, _, port = world.address.partition(":")
+
+    def ask(session: ssl.SSLSession | None) -> tuple[Any, bool | None, bytes]:
+        plain = socket.create_connection((host, int(port)), PATIENCE_S)
+        with context.wrap_socket(plain, server_hostname=host, session=session) as tls:
+            tls.sendall(PREFACE + frame(4, 0, 0, b"") + frame(1, 4, 1, HEADERS) + frame(0, 1, 1, bytes(5)))
+            said = b""
+            while b"grpc-status" not in said:
+                said += tls.recv(65536)
+            return tls.session, tls.session_reused, said
+
+    ticket, _, said = await asyncio.to_thread(ask, None)
+    assert b"server-1" in said
+    assert world.server._security
+    monkeypatch.setattr(world.server._security.guard, "_clock", lambda: time.time() + 400 * DAY_S)
+    _, reused, said = await asyncio.to_thread(ask, ticket)
+    assert reused
+    assert b"has expired" in said
+
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+HEADERS = b"".join(
+    b"\0%c%b%c%b" % (len(name), name, len(value), value)  # literal, not indexed (RFC 7541, 6.2.2)
+    for name, value in (
+        (b":method", b"POST"),
+        (b":scheme", b"https"),
+        (b":path", STATUS.encode()),
+        (b":authority", b"x"),
+        (b"te", b"trailers"),
+        (b"content-type", b"application/grpc"),
+    )
+)
+
+
+def frame(kind: int, flags: int, stream: int, content: bytes) -> bytes:
+    return len(content).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + content
 
 
 def lines(file: Path) -> list[dict[str, Any]]:

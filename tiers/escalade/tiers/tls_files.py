@@ -56,7 +56,7 @@ class TlsFiles:
     """
 
     def __init__(self, config: TlsConfig, clock: Callable[[], float]) -> None:
-        self._config, self._clock, self._lock = config, clock, threading.Lock()
+        self.config, self._clock, self._lock = config, clock, threading.Lock()
         self._last_read: dict[str, dict[str, str]] = {}
         self._seen = self._signature()
         self.denied = self._read("deny", read_denied) or frozenset[int]()
@@ -117,11 +117,11 @@ class TlsFiles:
         facts = credentials.facts
         found, own = identity_of(facts.uris, facts.dns_names, self.identities), self.identity
         if found != own:
-            raise ConfigError(f"{self._config.certificate} is {found}, not {own}; start anew", key="tls.certificate")
+            raise ConfigError(f"{self.config.certificate} is {found}, not {own}; start anew", key="tls.certificate")
         return credentials
 
     def _read_credentials(self) -> Credentials:
-        config = self._config
+        config = self.config
         facts = check_tls(config, self._clock())
         certificate, key, ca = (file.read_bytes() for file in (config.certificate, config.key, config.ca))
         if check_tls(config, self._clock()) != facts:
@@ -130,7 +130,7 @@ class TlsFiles:
         return Credentials(certificate, key, ca, facts)
 
     def _read(self, name: str, parse: Callable[[str], Any]) -> Any:
-        file: Path | None = getattr(self._config, name)
+        file: Path | None = getattr(self.config, name)
         if file is None:
             return None
         try:
@@ -148,7 +148,7 @@ class TlsFiles:
 
     def _signature(self) -> Signature:
         """Return what tells whether a file has changed: of each its time, size and inode."""
-        return tuple(_stat(getattr(self._config, name)) for name in FILES)
+        return tuple(_stat(getattr(self.config, name)) for name in FILES)
 
 
 def named_by(files: TlsFiles, config: TierConfig) -> TierConfig:

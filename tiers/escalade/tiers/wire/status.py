@@ -51,11 +51,11 @@ PUSHBACK = "grpc-retry-pushback-ms"
 TEXT_LIMIT = 500
 """Characters of a public text: it may quote what the caller sent, and travels in a trailer of limited size."""
 
-NEVER_LEFT = "failed to connect to all addresses"
-"""How gRPC says that a call ended before there was a connection for it."""
-
 TOO_LARGE = "message larger than max"
 """How gRPC says, at either end, that a message is beyond the limit."""
+
+FAILED = (grpc.aio.AioRpcError, errors.NotSentError)
+"""What a call on a `LinkChannel` raises."""
 
 _REASON = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "timeout",
@@ -91,13 +91,22 @@ def error_of(code: grpc.StatusCode, details: str | None) -> errors.EscaladeError
     return _ERROR.get(code, errors.ModelError)(details or code.name)
 
 
+def error_from(error: grpc.aio.AioRpcError | errors.NotSentError) -> errors.EscaladeError:
+    """Return the error that a caller of a tier sees for a call that failed: see `FAILED`."""
+    if isinstance(error, errors.NotSentError):
+        return errors.UnavailableError(str(error))
+    return error_of(error.code(), error.details())
+
+
 def reason_of(code: grpc.StatusCode) -> str:
     """Return why a peer that ended a call with `code` gave no answer: a key of `answer.REASONS`."""
     return _REASON.get(code, "rejected")
 
 
-def failure_of(error: grpc.aio.AioRpcError | grpc.aio.UsageError) -> errors.UpstreamError:
+def failure_of(error: grpc.aio.AioRpcError | grpc.aio.UsageError | errors.NotSentError) -> errors.UpstreamError:
     """Return what a call to a peer that ended so came to."""
+    if isinstance(error, errors.NotSentError):
+        return error
     if isinstance(error, grpc.aio.AioRpcError):
         if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and TOO_LARGE in (error.details() or ""):
             return errors.MessageTooLargeError(f"{error.code().name}: {error.details()}")
@@ -112,11 +121,12 @@ def _never(error: grpc.aio.AioRpcError) -> bool:
     return told and error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def may_have_left(error: grpc.aio.AioRpcError | grpc.aio.UsageError) -> bool:
-    """Whether a call that failed may have put its request on the network."""
-    if isinstance(error, grpc.aio.UsageError):  # the channel was closed before
-        return False
-    return not (error.code() is grpc.StatusCode.UNAVAILABLE and NEVER_LEFT in (error.details() or ""))
+def may_have_left(error: BaseException) -> bool:
+    """Whether a call on a `LinkChannel` that failed may have put its request on the network.
+
+    What a peer says of it counts for nothing.
+    """
+    return not isinstance(error, (errors.NotSentError, grpc.aio.UsageError))  # UsageError: the channel was closed
 
 
 async def abort(context: Context, error: Exception) -> Never:

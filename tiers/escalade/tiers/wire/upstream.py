@@ -14,7 +14,7 @@ from escalade.tiers.wire.channel import bytes_call
 from escalade.tiers.wire.link_channel import LinkChannel
 from escalade.tiers.wire.load import load_from_bytes
 from escalade.tiers.wire.messages import answer_from_bytes, request_bytes, row_from_bytes
-from escalade.tiers.wire.status import failure_of, may_have_left
+from escalade.tiers.wire.status import FAILED, failure_of, may_have_left
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,7 +86,7 @@ class GrpcUpstream:
         left = True
         try:
             response = await self._infer(request, timeout=timeout_s)
-        except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
+        except (*FAILED, grpc.aio.UsageError) as error:
             left = may_have_left(error)
             failure = failure_of(error)
             if failure.reason == "overloaded":
@@ -118,15 +118,16 @@ class GrpcUpstream:
         Raises
         ------
         UpstreamError
-            `timeout` when nothing is heard of it, `unavailable` when its machine refuses the connection.
+            `timeout` when nothing is heard of it, `unavailable` when its machine refuses the connection, `denied` when
+            its certificate is revoked.
         """
         try:
             await self._ready(b"", timeout=timeout_s)
-        except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
+        except (*FAILED, grpc.aio.UsageError) as error:
             failure = failure_of(error)
             if failure.reason == "unavailable" and any(words in str(failure) for words in SILENCE):
                 failure = UpstreamError("timeout", str(failure))
-            if failure.reason in ("timeout", "unavailable"):
+            if failure.reason in ("timeout", "unavailable", "denied"):
                 raise failure from error
 
     async def close(self) -> None:

@@ -155,6 +155,25 @@ async def test_a_tier_above_that_shows_its_certificate_to_nobody_else_is_not_ask
     await refused(endpoint, "refused")
 
 
+async def test_who_shows_one_certificate_to_the_look_and_another_to_the_link_gets_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link believes the certificate that was looked at, and no other of the same CA."""
+    good = Path(world.above["certificate"]).read_bytes()
+    world.renew()
+    world.revoke(world.serial)
+    server = await world.server()
+
+    async def looked(*_: object) -> bytes:
+        return good
+
+    monkeypatch.setattr("escalade.tiers.wire.link_channel.certificate_at", looked)
+    async with Client(world.address, tls=world.client()) as client:
+        with pytest.raises(UnavailableError, match="CERTIFICATE_VERIFY_FAILED"):
+            await client.infer(X, model="m", timeout_s=PATIENCE_S)
+    assert asked(server) == 0
+
+
 async def test_clients_heed_a_deny_list(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     """Where they are given one: calls, streams that are open, `escalade status --deny`."""
     await world.server()

@@ -44,7 +44,7 @@ class World:
         pem, facts = self.fleet.authority.sign(who, request, ("127.0.0.1",), days=30)
         replace(Path(self.above["certificate"]), pem)
         replace(Path(self.above["key"]), x.key_to_pem(key), OWNER_ONLY)
-        self.serial = facts.serial_hex
+        self.certificate, self.serial = pem, facts.serial_hex
 
     def revoke(self, serial: str) -> None:
         replace(self.deny, self.deny.read_bytes() + f"{serial}  # stolen\n".encode())
@@ -159,7 +159,7 @@ async def test_who_shows_one_certificate_to_the_look_and_another_to_the_link_get
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The link believes the certificate that was looked at, and no other of the same CA."""
-    good = Path(world.above["certificate"]).read_bytes()
+    good = world.certificate
     world.renew()
     world.revoke(world.serial)
     server = await world.server()

@@ -153,8 +153,8 @@ def test_config_check_says_who_a_tier_is(
     ids=["listen", "upstream", "fallbacks"],
 )
 def test_plaintext_beyond_the_loopback_is_refused_unless_it_is_written(section: dict[str, Any]) -> None:
-    """There, and not somewhere else; metrics are no secret."""
-    config = {"tier": "edge_node", "model": {"file": "m.onnx"}, "metrics": {"address": "0.0.0.0:9464"}, **section}
+    """There, and not somewhere else."""
+    config = {"tier": "edge_node", "model": {"file": "m.onnx"}, **section}
     name = next(name for name in ("fallbacks", "upstream", "listen") if name in section)
     with pytest.raises(ConfigError, match="is not on this machine, and there is no `tls:`") as caught:
         EdgeServer.from_config(config)
@@ -168,6 +168,17 @@ def test_plaintext_beyond_the_loopback_is_refused_unless_it_is_written(section: 
     files = {"certificate": "c", "key": "k", "ca": "a"}
     with pytest.raises(ConfigError, match="configuration of an edge-node"):
         EdgeServer.from_config({**config, "tls": files})
+
+
+@pytest.mark.parametrize("tls", [{}, {"tls": {"certificate": "c", "key": "k", "ca": "a"}}], ids=["plaintext", "tls"])
+def test_metrics_beyond_the_loopback_are_refused_unless_it_is_written(tls: dict[str, Any]) -> None:
+    """They are plain HTTP whatever else speaks TLS, and name devices and addresses."""
+    config = {"tier": "edge_node", "model": {"file": "m.onnx"}, **tls}
+    with pytest.raises(ConfigError, match=r"metrics are plain HTTP; .* or add `insecure: true`") as caught:
+        EdgeNode.from_config({**config, "metrics": {"address": "0.0.0.0:9464"}})
+    assert caught.value.key == "metrics"
+    EdgeNode.from_config({**config, "metrics": {"address": "0.0.0.0:9464", "insecure": True}})
+    EdgeNode.from_config({**config, "metrics": {"address": "127.0.0.1:9464"}})
 
 
 def test_an_unknown_authority_folder_is_said(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Self
 import grpc
 
 from escalade.protos.v1 import aggregator_pb2 as pb
-from escalade.tiers.errors import InputError, UpstreamError
+from escalade.tiers.errors import InputError, NotSentError, UpstreamError
 from escalade.tiers.wire.aggregator import SERVICE, observation_to_proto, observe_request, verdicts_from_bytes
 from escalade.tiers.wire.link_channel import LinkChannel
 from escalade.tiers.wire.report_gate import HELD_BACK
-from escalade.tiers.wire.status import FAILED, error_from, failure_of, may_have_left
+from escalade.tiers.wire.status import FAILED, error_from, failure_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -88,9 +88,13 @@ class AggregatorClient:
         left = True
         try:
             verdicts = verdicts_from_bytes(await self._observe(request, timeout=timeout_s))
-        except (*FAILED, grpc.aio.UsageError) as error:
-            left = may_have_left(error)
-            raise failure_of(error) from error
+        except NotSentError:
+            left = False
+            raise
+        except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
+            failure = failure_of(error)
+            left = not isinstance(failure, NotSentError)
+            raise failure from error
         except Exception as error:
             raise UpstreamError("bad_answer", str(error)) from error
         finally:

@@ -103,30 +103,20 @@ def reason_of(code: grpc.StatusCode) -> str:
     return _REASON.get(code, "rejected")
 
 
-def failure_of(error: grpc.aio.AioRpcError | grpc.aio.UsageError | errors.NotSentError) -> errors.UpstreamError:
+def failure_of(error: grpc.aio.AioRpcError | grpc.aio.UsageError) -> errors.UpstreamError:
     """Return what a call to a peer that ended so came to."""
-    if isinstance(error, errors.NotSentError):
-        return error
     if isinstance(error, grpc.aio.AioRpcError):
         if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and TOO_LARGE in (error.details() or ""):
             return errors.MessageTooLargeError(f"{error.code().name}: {error.details()}")
         reason = "rejected" if _never(error) else reason_of(error.code())
         return errors.UpstreamError(reason, f"{error.code().name}: {error.details()}")
-    return errors.UpstreamError("unavailable", "the link is closed")
+    return errors.NotSentError("unavailable", "the link is closed")
 
 
 def _never(error: grpc.aio.AioRpcError) -> bool:
     """Whether a refusal says that the same request would be refused again."""
     told = any(key == PUSHBACK and value == "-1" for key, value in error.trailing_metadata() or ())
     return told and error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-
-
-def may_have_left(error: BaseException) -> bool:
-    """Whether a call on a `LinkChannel` that failed may have put its request on the network.
-
-    What a peer says of it counts for nothing.
-    """
-    return not isinstance(error, (errors.NotSentError, grpc.aio.UsageError))  # UsageError: the channel was closed
 
 
 async def abort(context: Context, error: Exception) -> Never:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -13,13 +14,16 @@ import pytest_asyncio
 
 from escalade.cli.main import main
 from escalade.tiers import Client, EdgeServer, Endpoint
-from escalade.tiers.errors import UnavailableError
+from escalade.tiers.errors import NotSentError, UnavailableError
 from escalade.tiers.identity import Identity
 from escalade.tiers.pki import certificates as x
 from escalade.tiers.pki.files import OWNER_ONLY, replace
 from escalade.tiers.service import Service
 from escalade.tiers.testing.fleet import Fleet
 from escalade.tiers.tls_config import TlsConfig
+from escalade.tiers.tls_files import TlsFiles
+from escalade.tiers.wire.aggregator_client import AggregatorClient
+from escalade.tiers.wire.link_channel import LinkChannel
 
 pytestmark = pytest.mark.asyncio
 
@@ -51,8 +55,10 @@ class World:
 
     async def server(self, address: str = "127.0.0.1:0") -> EdgeServer:
         model = {"file": str(self.models / "sure.onnx"), "name": "m"}
-        config = {"tier": "edge_server", "model": model, "tls": self.above, "listen": {"address": address}}
-        server = await self.stack.enter_async_context(EdgeServer.from_config(config))
+        config = {"tier": "edge_server", "model": model, "tls": self.above, "limits": {"drain_seconds": 0}}
+        server = await self.stack.enter_async_context(
+            EdgeServer.from_config({**config, "listen": {"address": address}})
+        )
         self.address = await server.listen()
         return server
 
@@ -171,6 +177,35 @@ async def test_who_shows_one_certificate_to_the_look_and_another_to_the_link_get
     async with Client(world.address, tls=world.client()) as client:
         with pytest.raises(UnavailableError, match="CERTIFICATE_VERIFY_FAILED"):
             await client.infer(X, model="m", timeout_s=PATIENCE_S)
+    assert asked(server) == 0
+
+
+async def test_a_stream_of_a_tier_above_that_is_revoked_is_believed_no_more(world: World) -> None:
+    """What it says on a stream that was open already is not passed on."""
+    server = await world.server()
+    link = LinkChannel(world.address, 2**20, TlsFiles(world.client(), time.time))
+    watch = link.unary_stream("/grpc.health.v1.Health/Watch")(b"")
+    assert await anext(watch)
+    world.revoke(world.serial)
+    await until(lambda: not link.connected)
+    said = asyncio.ensure_future(anext(watch))
+    await server.close()  # which it tells those who watch
+    with pytest.raises(NotSentError) as caught:
+        await said
+    assert caught.value.reason == "denied"
+    await link.close()
+
+
+async def test_reports_to_an_aggregator_that_is_revoked_are_not_sent(world: World) -> None:
+    """Nor are its answers asked for."""
+    server = await world.server()
+    world.revoke(world.serial)
+    async with AggregatorClient(world.address, tls=TlsFiles(world.client("node-1"), time.time)) as node:
+        with pytest.raises(NotSentError) as caught:
+            await node.send([b""], PATIENCE_S)
+        assert caught.value.reason == "denied"
+        with pytest.raises(UnavailableError, match="is on the deny-list"):
+            await anext(node.watch())
     assert asked(server) == 0
 
 

@@ -40,8 +40,7 @@ class UnaryCall(Call):
     async def _connected(self, request: Any, timeout_s: float | None, more: dict[str, Any]) -> Any:
         started = time.monotonic()
         await self._link.connect(timeout_s)
-        left_s = None if timeout_s is None else max(0.0, timeout_s - (time.monotonic() - started))
-        return await self._now(request, timeout=left_s, **more)
+        return await self._now(request, timeout=left_s(timeout_s, started), **more)
 
 
 class StreamCall(Call):
@@ -56,3 +55,8 @@ class StreamCall(Call):
             if link.bars != bars:
                 raise NotSentError("denied", "the peer's certificate is believed no more")
             yield message
+
+
+def left_s(timeout_s: float | None, started: float) -> float | None:
+    """Return what is left of a time that began at `started`, by the monotonic clock; None: there is no limit."""
+    return None if timeout_s is None else max(0.0, timeout_s - (time.monotonic() - started))

@@ -15,7 +15,7 @@ from escalade.tiers.tls_files import LOOK_S
 from escalade.tiers.wire.certificates import serial_and_end
 from escalade.tiers.wire.channel import bytes_call, client_options
 from escalade.tiers.wire.credentials import channel_credentials
-from escalade.tiers.wire.link_calls import Call, StreamCall, UnaryCall
+from escalade.tiers.wire.link_calls import Call, StreamCall, UnaryCall, left_s
 from escalade.tiers.wire.peer_certificate import certificate_at
 from escalade.tiers.wire.status import failure_of
 
@@ -111,6 +111,7 @@ class LinkChannel:
         NotSentError
             `timeout`, `unavailable`, or `denied`: the peer's certificate is revoked.
         """
+        started = time.monotonic()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._decided.wait()
@@ -119,7 +120,7 @@ class LinkChannel:
         except TimeoutError:
             raise NotSentError("timeout", f"no connection to {self._address} in time") from None
         if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE and self._channel:
-            await _ask_why(self._channel, timeout_s)
+            await _ask_why(self._channel, left_s(timeout_s, started))
 
     async def close(self) -> None:
         """Close all channels; calls under way end."""

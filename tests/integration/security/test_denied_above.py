@@ -196,6 +196,26 @@ async def test_a_stream_of_a_tier_above_that_is_revoked_is_believed_no_more(worl
     await link.close()
 
 
+async def test_no_surprise_ends_the_watching_of_a_link(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is logged, and what is revoked later is heeded."""
+    await world.server()
+    files, failed = TlsFiles(world.client(), time.time), asyncio.Event()
+    link = LinkChannel(world.address, 2**20, files)
+    await link.connect(PATIENCE_S)
+    refresh = files.refresh
+
+    def fail() -> None:
+        monkeypatch.setattr(files, "refresh", refresh)
+        failed.set()
+        raise RuntimeError("a surprise")
+
+    monkeypatch.setattr(files, "refresh", fail)
+    await failed.wait()
+    world.revoke(world.serial)
+    await until(lambda: not link.connected)
+    await link.close()
+
+
 async def test_reports_to_an_aggregator_that_is_revoked_are_not_sent(world: World) -> None:
     """Nor are its answers asked for."""
     server = await world.server()

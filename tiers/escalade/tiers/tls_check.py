@@ -57,8 +57,8 @@ def check_tls(config: TlsConfig, now: float) -> Certificate:
     judge.verify_mode, judge.verify_flags = ssl.CERT_REQUIRED, ssl.VerifyFlags(NO_CHECK_TIME)
     _load_chain(judge, config)
     try:
-        judge.load_verify_locations(cadata=_read(config.ca, "tls.ca").decode("ascii"))
-    except (ssl.SSLError, ValueError):  # ValueError: it is empty, or not ASCII
+        judge.load_verify_locations(cadata=_read(config.ca, "tls.ca").decode("ascii", errors="ignore"))
+    except (ssl.SSLError, ValueError):
         raise ConfigError(f"{config.ca} holds no certificate in PEM; name the CA's", key="tls.ca") from None
     authorities = judge.get_ca_certs()
     if not authorities:

@@ -46,7 +46,7 @@ async def certificate_at(address: str, files: TlsFiles) -> bytes:
 
 def _context(files: TlsFiles) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(cadata=files.credentials.ca.decode("ascii"))
+    context.load_verify_locations(cadata=files.credentials.ca.decode("ascii", errors="ignore"))
     context.load_cert_chain(files.config.certificate, files.config.key, password=lambda: "")
     context.set_alpn_protocols(["h2"])
     return context

@@ -15,7 +15,7 @@ from escalade.protos.v1 import aggregator_pb2, tier_pb2
 from escalade.tiers.answer import Answer, Hop, Row
 from escalade.tiers.caller import Caller
 from escalade.tiers.outbox import item
-from escalade.tiers.record import SCHEMA
+from escalade.tiers.record_chunk import SCHEMA
 from escalade.tiers.wire.codec import Codec, InferRequest
 from escalade.tiers.wire.kept import KeptMessages
 from escalade.tiers.wire.messages import metadata_request_bytes, request_bytes
@@ -91,7 +91,19 @@ def all_seeds() -> dict[str, dict[str, bytes]]:
             "state.json": json.dumps({"escalade_state": 1, "policy": "P", "state": {"a": {"$float": "nan"}}}).encode(),
             "trace": framed_parts(trace()), "recording": framed_parts(recording()),
         },
+        "certificate": {"utc": certificate(b"\x17\x0d260101000000Z"), "later": certificate(b"\x18\x0f20600101000000Z")},
     }  # fmt: skip
+
+
+def certificate(end: bytes) -> bytes:
+    """Return as much of a certificate as is read of it."""
+    validity = der(0x30, b"\x17\x0d250101000000Z", end)
+    return der(0x30, der(0x30, der(0xA0, b"\2\1\2"), der(2, b"\x0a\xff"), der(0x30), der(0x30), validity))
+
+
+def der(tag: int, *parts: bytes) -> bytes:
+    """Return an element of less than 128 bytes."""
+    return bytes([tag, sum(map(len, parts))]) + b"".join(parts)
 
 
 def trace() -> dict[str, Any]:

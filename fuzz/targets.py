@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import ssl
 import struct
 import tempfile
 import zipfile
@@ -25,10 +26,11 @@ from escalade.tiers.aggregator.observation import RefusalError
 from escalade.tiers.errors import CallerError, InputError, NotFoundError, SetupError, UpstreamError
 from escalade.tiers.model import TensorSpec
 from escalade.tiers.outbox import correction, item
-from escalade.tiers.record import read_chunk
+from escalade.tiers.record_chunk import read_chunk
 from escalade.tiers.wire.aggregator import observations_from_bytes, verdicts_from_bytes
 from escalade.tiers.wire.callers import read_caller
 from escalade.tiers.wire.caps import has_too_many_parts, parsed
+from escalade.tiers.wire.certificates import serial_and_end
 from escalade.tiers.wire.codec import Codec, request_id_of
 from escalade.tiers.wire.kept import KeptMessages, kept_answer
 from escalade.tiers.wire.messages import answer_from_bytes, input_name_from_bytes, ready_from_bytes, row_from_bytes
@@ -195,7 +197,27 @@ def _checksum(module: Any, *columns: Any) -> Any:
         return 0
 
 
+def certificate(data: bytes) -> None:
+    """A certificate's serial number and end."""
+    with suppress(ValueError):
+        serial, end = serial_and_end(ssl.DER_cert_to_PEM_cert(data).encode())
+        assert serial >= 0
+        assert isinstance(end, float)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     one.__name__: one
-    for one in (request, response, small_answers, tensor, caller, kept, tier_messages, observations, row, archive)
+    for one in (
+        request,
+        response,
+        small_answers,
+        tensor,
+        caller,
+        kept,
+        tier_messages,
+        observations,
+        row,
+        archive,
+        certificate,
+    )
 }

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from escalade.cli.serve import SERVICES
+from escalade.tiers.at_rest import in_the_clear
 from escalade.tiers.config import LogConfig
 from escalade.tiers.config_file import load_config, locate_errors, show_config
 from escalade.tiers.logs import configure_logs
 from escalade.tiers.tier import inline_rows
+from escalade.tiers.tls_files import TlsFiles
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from escalade.tiers.config import TierConfig
+    from escalade.tiers.tls_config import TlsConfig
 
 
 def check(file: Path, *, model: bool) -> int:
@@ -32,9 +36,20 @@ def check(file: Path, *, model: bool) -> int:
         with locate_errors(file):
             about = _checked(config)
     print(f"{file}: ok: {config.tier}, {about}, policy {config.policy.get('name')}, {above}")
-    for line in may_leave(config):
+    if config.tls and model:
+        print(shown_as(config.tls))
+    for line in [*may_leave(config), *in_the_clear(config)]:
         print(line)
     return 0
+
+
+def shown_as(tls: TlsConfig) -> str:
+    """Return who a tier is by its certificate, where it may serve, and until when."""
+    files = TlsFiles(tls, time.time)
+    facts = files.credentials.facts
+    who = files.identity or "known by the identities of those it asks"
+    where = f"at {', '.join(facts.hosts)}" if facts.hosts else "names no host: it can ask, and not serve others"
+    return f"tls: {who}, {where}, until {time.strftime('%Y-%m-%d', time.gmtime(facts.not_after))}"
 
 
 def show(file: Path) -> int:

@@ -1,46 +1,90 @@
-"""`escalade forget`: remove what a stopped tier keeps of a device."""
+"""`escalade forget`: remove what a tier keeps of a device; one that runs does so itself."""
 
 from __future__ import annotations
 
-import json
+import asyncio
 import os
 import sqlite3
+import sys
 from typing import TYPE_CHECKING
 
+from escalade.cli.status import shown
 from escalade.tiers.aggregator.store import KIND as AGGREGATOR
+from escalade.tiers.audited import note_forgotten, user
+from escalade.tiers.client import Client
 from escalade.tiers.config_file import load_config
-from escalade.tiers.corrections import rewrite
+from escalade.tiers.corrections import drop_lines
 from escalade.tiers.egress_ledger import EgressLedger
-from escalade.tiers.errors import SetupError
-from escalade.tiers.outbox import OutboxError
+from escalade.tiers.errors import EscaladeError, SetupError
+from escalade.tiers.forgetting import told_of_ledger, told_of_others_recording, told_of_recording
+from escalade.tiers.outbox import OutboxBusyError, OutboxError
 from escalade.tiers.outbox.errors import CorruptError
 from escalade.tiers.outbox.file import INBOX, OUTBOX, File
 from escalade.tiers.outbox.lock import FileLock
 from escalade.tiers.outbox.offline import offline
-from escalade.tiers.record import chunks, own
+from escalade.tiers.outbox.salvage import drop_aside_files
+from escalade.tiers.record import own
+from escalade.tiers.record_chunk import chunks
 from escalade.tiers.reports import LANE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from escalade.tiers.config import TierConfig
     from escalade.tiers.outbox.file import Kind
+    from escalade.tiers.tls_config import TlsConfig
+
+
+def forget_at(address: str, device: str, tls: Sequence[Path] | None) -> int:
+    """Have a running tier remove what it keeps of a device, and say what that was; return 0, or 1 when it did not.
+
+    Parameters
+    ----------
+    tls:
+        An operator's certificate, key and CA; None: plaintext.
+    """
+    return asyncio.run(_forget_at(address, device, shown(tls)))
+
+
+async def _forget_at(address: str, device: str, tls: TlsConfig | None) -> int:
+    async with Client(address, tls=tls) as client:
+        try:
+            print("\n".join(await client.forget(device)) or "this tier keeps nothing of devices")
+        except EscaladeError as error:
+            print(f"escalade: {address}: {' '.join(str(error).split())}", file=sys.stderr)
+            return 1
+    return 0
 
 
 def forget(device: str, file: Path) -> int:
-    """Remove what the tier of a YAML keeps of a device, and say what that was; return 0.
+    """Remove what the stopped tier of a YAML keeps of a device, and say what that was; return 0.
 
     Raises
     ------
     SetupError
         The tier runs, or something cannot be opened: what was removed before stays removed.
     """
-    config = load_config(file)
+    config, trouble = load_config(file), ""
+    try:
+        _forget_everywhere(config, device)
+        _forget_record(config, device)
+    except SetupError as error:
+        trouble = str(error)
+        raise
+    finally:
+        if config.audit:
+            note_forgotten(config.audit, device, by=user(), trouble=trouble)
+    return 0
+
+
+def _forget_everywhere(config: TierConfig, device: str) -> None:
+    """Remove it from all places but the recording."""
     try:
         if config.outbox:
             _forget_kept(config.outbox.file, OUTBOX, device)
-            if config.outbox.corrections:
-                _forget_lines(config.outbox.corrections, device)
+            if file_of_lines := config.outbox.corrections:
+                print(f"corrections {file_of_lines}: {drop_lines(file_of_lines, device)} lines deleted")
         if config.inbox:
             _forget_kept(config.inbox.file, INBOX, device)
         if config.aggregate and config.aggregate.outbox:
@@ -51,13 +95,13 @@ def forget(device: str, file: Path) -> int:
             ledger = EgressLedger(config.egress_ledger.file)
             lines = ledger.forget(device)
             ledger.write()
-            print(f"egress ledger {config.egress_ledger.file}: {lines} lines no longer name it; their sums stay")
+            print(told_of_ledger(config.egress_ledger.file, lines))
+    except OutboxBusyError as error:
+        raise SetupError(f"{error}; a tier that runs is asked: `escalade forget {device} --at HOST:PORT`") from error
     except OutboxError as error:
         raise SetupError(str(error)) from error
     except OSError as error:
         raise SetupError(f"{error.filename}: {error.strerror}") from error
-    _forget_record(config, device)
-    return 0
 
 
 def _forget_kept(path: Path, kind: Kind, device: str) -> None:
@@ -66,10 +110,7 @@ def _forget_kept(path: Path, kind: Kind, device: str) -> None:
         return
     with offline(path, kind) as kept:
         gone = kept.forget({device, device + LANE})
-    print(
-        f"{kind.name} {path}: {gone.items} items, {gone.corrections} corrections, {gone.quarantined} damaged items and "
-        f"{gone.files} damaged files deleted"
-    )
+    print(f"{kind.name} {path}: {gone}")
 
 
 def _forget_observations(path: Path, node: str) -> None:
@@ -81,33 +122,15 @@ def _forget_observations(path: Path, node: str) -> None:
     try:
         file = File(path, AGGREGATOR)
         try:
-            gone = file.delete_for_good({"observations": "node"}, [node])
+            (gone,) = file.delete_for_good({"observations": "node"}, [node])
+            files = drop_aside_files(path)
         finally:
             file.close()
     except (CorruptError, sqlite3.Error) as error:
         raise OutboxError(f"{AGGREGATOR.name} {path}: {error}") from error
     finally:
         lock.release()
-    print(f"{AGGREGATOR.name} {path}: {gone[0]} observations deleted")
-
-
-def _forget_lines(path: Path, device: str) -> None:
-    """Leave out the device's lines of a file of corrections."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    except FileNotFoundError:
-        return
-    kept = [line for line in lines if _device_of(line) != device]
-    if len(kept) < len(lines):
-        rewrite(path, kept)
-    print(f"corrections {path}: {len(lines) - len(kept)} lines deleted")
-
-
-def _device_of(line: str) -> object:
-    try:
-        return json.loads(line).get("device")
-    except (ValueError, AttributeError):  # cut short by a crash
-        return None
+    print(f"{AGGREGATOR.name} {path}: {gone} observations and {files} damaged files deleted")
 
 
 def _forget_record(config: TierConfig, device: str) -> None:
@@ -115,9 +138,9 @@ def _forget_record(config: TierConfig, device: str) -> None:
         return
     folder = config.record.folder
     if device == config.device:
-        print(f"recording {folder}: {_drop_chunks(folder)} chunks deleted")
+        print(told_of_recording(folder, _drop_chunks(folder)))
     else:
-        print(f"recording {folder}: left, for it names no devices; it holds scores and posteriors of all of them")
+        print(told_of_others_recording(folder))
 
 
 def _drop_chunks(folder: Path) -> int:
@@ -125,7 +148,7 @@ def _drop_chunks(folder: Path) -> int:
     lock = own(folder)
     try:
         files = chunks(folder)
-        for file in files:
+        for file in [*files, *folder.glob("*.part")]:
             file.unlink(missing_ok=True)
         return len(files)
     finally:

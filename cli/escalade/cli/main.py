@@ -113,9 +113,12 @@ def parser() -> argparse.ArgumentParser:
     sealed.add_argument("config", type=Path, metavar="CONFIG", help="the tier's YAML")
     sealed.add_argument("out", type=Path, metavar="NEW_FILE")
 
-    forget = commands.add_parser("forget", help="remove what a stopped tier keeps of a device")
+    forget = commands.add_parser("forget", help="remove what a tier keeps of a device")
     forget.add_argument("device", metavar="DEVICE", help="its name, as in `device:` and `escalade.device`")
-    forget.add_argument("--config", type=Path, required=True, metavar="FILE", help="the tier's YAML")
+    where = forget.add_mutually_exclusive_group(required=True)
+    where.add_argument("--at", metavar="HOST:PORT", help="a tier that runs; as an operator, where it speaks TLS")
+    where.add_argument("--config", type=Path, metavar="FILE", help="the YAML of a tier that is stopped")
+    add_tls(forget)
 
     demo = commands.add_parser(
         "demo", help="the cascade: seven tiers, three strategies; or multi-view: four nodes, one breaks"
@@ -218,9 +221,11 @@ def _run(arguments: argparse.Namespace) -> int:
                 return keys.seal_model(arguments.config, arguments.out)
             return (keys.new if arguments.action == "new" else keys.rotate)(arguments.file)
         if arguments.command == "forget":
-            from escalade.cli.forget import forget
+            from escalade.cli import forget
 
-            return forget(arguments.device, arguments.config)
+            if arguments.at:
+                return forget.forget_at(arguments.at, arguments.device, arguments.tls)
+            return forget.forget(arguments.device, arguments.config)
         if arguments.name == "multi-view":
             from escalade.cli.demo.multi_view.command import run_multi_view
 

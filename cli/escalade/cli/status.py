@@ -31,8 +31,12 @@ def show_status(address: str, *, watch: bool, every_s: float, as_json: bool, tls
     tls:
         Certificate, key and CA; None: plaintext.
     """
-    shown = TlsConfig(certificate=tls[0], key=tls[1], ca=tls[2]) if tls else None
-    return asyncio.run(_show(address, shown, watch=watch, every_s=every_s, as_json=as_json))
+    return asyncio.run(_show(address, shown(tls), watch=watch, every_s=every_s, as_json=as_json))
+
+
+def shown(tls: Sequence[Path] | None) -> TlsConfig | None:
+    """Return what `--tls CERTIFICATE KEY CA` comes to."""
+    return TlsConfig(certificate=tls[0], key=tls[1], ca=tls[2]) if tls else None
 
 
 async def _show(address: str, tls: TlsConfig | None, *, watch: bool, every_s: float, as_json: bool) -> int:

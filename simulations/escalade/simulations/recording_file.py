@@ -17,10 +17,13 @@ import numpy as np
 
 from escalade.policies import UNKNOWN, Action, Batch, TraceError
 from escalade.simulations.off_policy import Logged
-from escalade.tiers.record import SCHEMA, check_columns, chunks, read_chunk
+from escalade.tiers.outbox.sealing import UNSEALED
+from escalade.tiers.record_chunk import SCHEMA, check_columns, chunks, read_chunk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from escalade.tiers.outbox.sealing import Seal
 
 PREFIX = "rec_"
 """Of a recording's columns, in a merged file."""
@@ -84,19 +87,22 @@ class Recorded:
         return known
 
 
-def read_recording(path: str | Path) -> Recorded:
+def read_recording(path: str | Path, seal: Seal = UNSEALED) -> Recorded:
     """Read a folder that a tier records to, or a file that `merge` wrote.
 
-    A chunk that is cut short is left out and named in `Recorded.broken`: its neighbours are whole.
+    A chunk that is cut short is left out and named in `Recorded.broken`: its neighbours are whole. `seal` opens
+    chunks that are encrypted.
 
     Raises
     ------
+    ConfigError
+        A chunk is encrypted, and `seal` does not have its key.
     TraceError
         If there is no recording, or what it holds does not fit together; it names file and column.
     """
     place = Path(path)
     if place.is_dir():
-        return _from_folder(place)
+        return _from_folder(place, seal)
     try:
         archive = np.load(BytesIO(place.read_bytes()), allow_pickle=False)
         names = list(getattr(archive, "files", ()))
@@ -250,7 +256,7 @@ def summary(recorded: Recorded) -> dict[str, Any]:
     }
 
 
-def _from_folder(folder: Path) -> Recorded:
+def _from_folder(folder: Path, seal: Seal) -> Recorded:
     files = chunks(folder)
     if not files:
         raise TraceError("folder", "holds no chunks of a recording", file=str(folder))
@@ -260,7 +266,7 @@ def _from_folder(folder: Path) -> Recorded:
     models: dict[str, None] = {}
     for file in files:
         try:
-            table, meta = read_chunk(file)
+            table, meta = read_chunk(file, seal)
         except (OSError, ValueError):
             broken.append(file.name)
             continue

@@ -32,7 +32,7 @@ from escalade.tiers.pki.files import replace, write_new
 from escalade.tiers.refusals import Refusals
 from escalade.tiers.roles import ROLES, TABLE, Role, Scope
 from escalade.tiers.service import Service
-from escalade.tiers.testing.fleet import Fleet
+from escalade.tiers.testing.fleet import DAY_S, Fleet
 from escalade.tiers.tls_files import TlsFiles
 from escalade.tiers.wire.aggregator_client import AggregatorClient
 from escalade.tiers.wire.credentials import server_credentials
@@ -55,6 +55,7 @@ EXPECTED = {
     "/escalade.protos.v1.Tier/WatchCorrections": "OO-A-",
     "/escalade.protos.v1.Tier/Deliver": "OAA--",
     "/escalade.protos.v1.Tier/WatchReports": "---AA",
+    "/escalade.protos.v1.Tier/Forget": "---A-",
     "/escalade.protos.v1.Aggregator/Observe": "OO---",
     "/escalade.protos.v1.Aggregator/ObserveStream": "OO---",
     "/escalade.protos.v1.Aggregator/WatchEvents": "--AAA",
@@ -287,6 +288,28 @@ async def test_who_is_revoked_may_nothing(
             assert await status(channel, method) is DENIED, method
 
 
+async def test_whose_certificate_ends_meanwhile_may_nothing(
+    server: tuple[Service, str], fleet: Fleet, connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a connection that stands, its open stream included; those whose certificates last go on."""
+    service, address = server
+    assert service._security
+    key, pem = fleet.made("operator")
+    channel = await connect(address, grpc.ssl_channel_credentials(fleet.ca.read_bytes(), key, pem))
+    watch: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"")
+    assert await watch.read()
+    monkeypatch.setattr(service._security.guard, "_clock", lambda: time.time() + 2 * DAY_S)
+    assert await watch.code() is DENIED
+    assert "has expired" in await watch.details()
+    for method in EXPECTED:
+        if method != NOT_SERVED:
+            assert await status(channel, method) is DENIED, method
+    counts = service._security.refusals.counts
+    assert counts["/inference.GRPCInferenceService/ServerLive", "operator", "expired"] == 1
+    lasting = await connect(address, fleet.credentials("my-operator"))
+    assert await status(lasting, "/escalade.protos.v1.Tier/GetStatus") is grpc.StatusCode.OK
+
+
 @pytest.mark.parametrize(
     "names",
     [["escalade://admin/root"], ["escalade://operator/"], ["https://example.net"], [],
@@ -380,7 +403,8 @@ async def test_corrections_go_to_whom_they_concern(scope: Scope, heard: list[str
             for seq, device in enumerate(["cam-1", "cam-2", "cam-1"]):
                 yield Correction(seq, device, "i", b"", b"", 0.0, 0.0)
 
-    servicer: Any = TierServicer(lambda: None, Kept(), None)  # type: ignore[arg-type, return-value]  # not asked
+    unasked: Any = None
+    servicer: Any = TierServicer(unasked, Kept(), None, unasked)  # type: ignore[arg-type]
     token = SPEAKER.set(Speaker(Identity("endpoint", "cam-1"), scope))
     try:
         told = [tier_pb2.Correction.FromString(one).device async for one in servicer.watch_corrections(b"", None)]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from escalade.tiers import EdgeServer
+from escalade.cli.main import main
+from escalade.tiers import EdgeNode, EdgeServer
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.identity import Identity
 from escalade.tiers.pki import certificates as x
@@ -59,7 +62,7 @@ CASES: dict[str, tuple[Spoil, str, str]] = {
 @pytest.mark.asyncio
 @pytest.mark.parametrize("case", CASES)
 async def test_wrong_files_are_one_line(models: Path, fleet: Fleet, tmp_path: Path, case: str) -> None:
-    """Which key of the YAML, which file, what to do."""
+    """Which key of the YAML, which file, what to do; `escalade config check` finds the same."""
     section = {part: Path(file) for part, file in fleet.copied("server-1", tmp_path).items()}
     section |= {"deny": tmp_path / "denied.txt", "identities": tmp_path / "identities.yaml"}
     replace(section["deny"], b"")
@@ -67,8 +70,12 @@ async def test_wrong_files_are_one_line(models: Path, fleet: Fleet, tmp_path: Pa
     spoil, key, says = CASES[case]
     spoil(section, fleet)
     config: dict[str, Any] = {"tier": "edge_server", "model": {"file": str(models / "sure.onnx"), "name": "m"}}
+    server = EdgeServer.from_config({**config, "tls": {p: str(f) for p, f in section.items()}})
     with pytest.raises(ConfigError, match=says) as caught:
-        await EdgeServer.from_config({**config, "tls": {p: str(f) for p, f in section.items()}}).start()
+        await server.start()
+    with pytest.raises(ConfigError) as checked:
+        server.check()
+    assert (checked.value.key, checked.value.message) == (key, caught.value.message)
     assert caught.value.key == key
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value)
@@ -91,6 +98,47 @@ async def test_a_device_that_is_written_otherwise_is_refused(models: Path, fleet
     with pytest.raises(ConfigError, match="'other' is 'server-1' by its certificate") as caught:
         await EdgeServer.from_config({**config, "device": "other"}).start()
     assert caught.value.key == "device"
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "says"),
+    [
+        (
+            "my-viewer",
+            {},
+            "viewer/my-viewer may not ask the tier above; .* of endpoint, edge-node, edge-s",
+        ),
+        ("my-operator", {"outbox": {"file": "o.db", "results": True}}, "may not report to the tier above"),
+        ("my-edge-server", {"aggregate": {"address": "127.0.0.1:1", "node": "my-edge-server"}}, "to an aggregator"),
+    ],
+)
+def test_a_certificate_of_a_role_that_may_not_ask_is_refused(
+    models: Path, fleet: Fleet, name: str, more: dict[str, Any], says: str
+) -> None:
+    """With the roles that may; where plaintext is written nothing is asked of it."""
+    above = {"address": "127.0.0.1:1"}
+    config = {"tier": "edge_node", "model": {"file": str(models / "sure.onnx")}, "policy": {"name": "AlwaysAccept"}}
+    with pytest.raises(ConfigError, match=says) as caught:
+        EdgeNode.from_config({**config, **more, "tls": fleet.tls(name), "upstream": above}).check()
+    assert caught.value.key == "tls.certificate"
+    EdgeNode.from_config({**config, "tls": fleet.tls(name), "upstream": {**above, "insecure": True}}).check()
+
+
+def test_config_check_says_who_a_tier_is(
+    models: Path, fleet: Fleet, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its certificate, where it may serve and until when; and a mistake with the line of the file."""
+    monkeypatch.setattr("escalade.cli.config.configure_logs", lambda _: None)  # of the whole process
+    file, config = tmp_path / "tier.yaml", {"tier": "edge_server", "model": {"file": str(models / "sure.onnx")}}
+    for name, says in (("server-1", "at localhost, 127.0.0.1"), ("my-endpoint", "names no host: it can ask")):
+        file.write_text(yaml.safe_dump({**config, "tls": fleet.tls(name)}))
+        assert main(["config", "check", str(file)]) == 0
+        said = capsys.readouterr().out.splitlines()[1]
+        assert f"/{name}, {says}" in said
+        assert re.search(r"until 20\d\d-\d\d-\d\d$", said)
+    file.write_text(yaml.safe_dump({**config, "tls": fleet.tls("server-1", key=fleet.tls("node-1")["key"])}))
+    assert main(["config", "check", str(file)]) == 2
+    assert re.search(r"tier.yaml:\d+: tls.key: .* is not the key of", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

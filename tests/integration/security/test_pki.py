@@ -249,12 +249,18 @@ def test_status_of_a_tier_that_speaks_tls(tmp_path: Path, models: Path, fleet: F
     assert f"edge_server server-1 at {server.address}: serving" in seen.out, seen.err
     assert refused.code == 1
     assert "escalade://endpoint/my-endpoint may not call" in refused.err
-    assert [json.loads(line)["what"] for line in log.read_text().splitlines()] == ["configuration", "model"]
+    assert [json.loads(line)["what"] for line in log.read_text().splitlines()] == [
+        "configuration",
+        "model",
+        "certificate",
+    ]
     with TierProcess({**config, "limits": {"max_queue": 7}}, tmp_path):
         pass
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [line["what"] for line in lines][2:] == ["configuration"]
-    assert lines[2]["user"] == os.environ.get("LOGNAME", lines[2]["user"])
+    assert [line["what"] for line in lines][3:] == ["configuration"]
+    assert lines[3]["user"] == os.environ.get("LOGNAME", lines[3]["user"])
+    assert (lines[1]["path"], len(lines[1]["sha256"])) == (str(models / "sure.onnx"), 64)
+    assert lines[2]["name"] == config["tls"]["certificate"]  # type: ignore[index]
     damaged = log.read_text().replace("server-1", "server-2", 1)
     log.write_text(damaged)
     verdict = escalade("audit", "verify", str(log))

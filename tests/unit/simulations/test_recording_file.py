@@ -12,7 +12,8 @@ from escalade.simulations.off_policy import estimate
 from escalade.simulations.recording_file import merge, read_recording, summary, trust_upper, with_labels
 from escalade.simulations.trace_file import TraceFile
 from escalade.tiers.config import RecordConfig
-from escalade.tiers.record import Decided, Recorder, chunks
+from escalade.tiers.record import Recorder
+from escalade.tiers.record_chunk import Decided, chunks
 
 ROWS, CLASSES = 400, 3
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +20,9 @@ from escalade.tiers.identity import (
     read_identities,
     speaking_for,
 )
+from escalade.tiers.pki import certificates as x
 from escalade.tiers.roles import ROLES, TABLE, scope_of
+from escalade.tiers.wire.certificates import serial_and_end
 
 CAMERA = Identity("endpoint", "cam-1")
 
@@ -111,3 +115,10 @@ def test_what_stands_not_in_the_table_is_refused() -> None:
 def test_what_cannot_leave_the_machine(address: str, inside: bool) -> None:
     """The loopback, by number or by its name."""
     assert is_loopback(address) is inside
+
+
+@pytest.mark.parametrize("year", [1999, 2030, 2060])
+def test_a_certificate_is_read_as_cryptography_reads_it(year: int) -> None:
+    """Its serial number and its end, in both ways in which a time is written."""
+    made = x.make_ca("x", x.new_key(), days=30, now=datetime(year, 2, 3, 4, 5, 6, tzinfo=UTC))
+    assert serial_and_end(x.to_pem(made)) == (made.serial_number, made.not_valid_after_utc.timestamp())

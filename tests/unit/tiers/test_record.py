@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from escalade.policies import Action, AlwaysAccept, AlwaysEscalate, Batch, Decisions, Policy, Threshold
 from escalade.tiers.config import RecordConfig
 from escalade.tiers.errors import ConfigError
-from escalade.tiers.record import DTYPES, Decided, Recorder, chunks, read_chunk
+from escalade.tiers.record import Recorder
+from escalade.tiers.record_chunk import DTYPES, Decided, chunks, read_chunk
 from escalade.tiers.testing.fakes import FakeUpstream
 from escalade.tiers.tier import Tier
 

@@ -11,12 +11,13 @@ import structlog
 
 from escalade.tiers.errors import ConfigError, EscaladeError
 from escalade.tiers.key_sources import key_source
-from escalade.tiers.outbox.sealing import KEY_ID_BYTES, MAGIC, UNSEALED, Seal
+from escalade.tiers.outbox.sealing import KEY_ID_BYTES, MAGIC, UNSEALED, Seal, key_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from escalade.tiers.config import TierConfig
     from escalade.tiers.keeping_config import AtRestConfig
     from escalade.tiers.key_sources import KeySource
 
@@ -77,7 +78,7 @@ class Vault:
             if self._require:
                 raise ValueError("it is not encrypted")
             return UNSEALED.open(stored, about)
-        key_id = _key_id_of(stored)
+        key_id = key_id_of(stored)
         if not self.knows(key_id):
             raise ValueError(f"it is encrypted with another key ({key_id.hex()})")
         try:
@@ -141,6 +142,14 @@ def open_seal(config: AtRestConfig | None) -> Seal:
         raise ConfigError(f"the source gives no keys: {error}", key="at_rest.key_source") from error
 
 
+def in_the_clear(config: TierConfig) -> list[str]:
+    """Return a line for what the tier writes unencrypted though it encrypts what it keeps; none without `at_rest`."""
+    lines = config.outbox and config.outbox.corrections
+    if not (config.at_rest and lines):
+        return []
+    return [f"at_rest is on, but outbox.corrections {lines} is written in the clear"]
+
+
 def read_model(file: Path, seal: Seal) -> bytes:
     """Return a model's bytes, decrypted where they are encrypted.
 
@@ -158,10 +167,6 @@ def read_model(file: Path, seal: Seal) -> bytes:
         return seal.open(content, MODEL)
     except ValueError as error:
         raise ConfigError(f"{str(file)!r} cannot be opened: {error}", key="model.file") from error
-
-
-def _key_id_of(stored: bytes) -> bytes:
-    return stored[len(MAGIC) : len(MAGIC) + KEY_ID_BYTES]
 
 
 def _aes_gcm() -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from escalade.tiers.aggregator.build import build_aggregator, fit_aggregator
+from escalade.tiers.aggregator.store import WHAT
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.model import OnnxModel
 from escalade.tiers.outbox import Outbox, OutboxError, OutboxLimits
@@ -70,7 +71,7 @@ class Attached:
             A rule, a policy, a file or a model's output does not work.
         """
         if config.aggregator is not None:
-            self.aggregator = build_aggregator(config.aggregator, config.folder, tier)
+            self.aggregator = build_aggregator(config.aggregator, config.folder, tier, seal)
             self.aggregator.start()
             self.services.append(AggregatorServicer(self.aggregator))
             self.collectors.append(self.aggregator.metrics)
@@ -86,6 +87,15 @@ class Attached:
             self._reporting = Reporting(config.aggregate, reporter, features)
             self.answered = self._reporting.answered
             self.collectors.append(ReporterMetrics(reporter))
+
+    async def forget(self, device: str) -> list[str]:
+        """Delete what is kept of a node; return a line for each place; OutboxError when it cannot be deleted."""
+        done = []
+        if self.aggregator is not None:
+            done.append(f"{WHAT} {self.aggregator.config.file}: {await self.aggregator.forget(device)}")
+        if self._reporting is not None:
+            done += await self._reporting.forget(device)
+        return done
 
     async def close(self) -> None:
         """Finish what is under way and close files and links."""

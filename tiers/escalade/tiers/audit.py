@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -85,6 +86,8 @@ def append(file: Path, what: str, now: float, **about: Any) -> str:
             stream.flush()
             os.fsync(stream.fileno())
         except OSError as error:
+            with suppress(OSError):  # half a line would be taken for damage
+                os.truncate(file, end)
             raise SetupError(f"{file}: cannot be written: {error.strerror}") from error
     return str(entry["hash"])
 

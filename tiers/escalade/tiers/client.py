@@ -101,6 +101,13 @@ class Client:
         """Return how the tier fares; raises as `infer`, NotServedError where it is another server."""
         return await self._tier.status(timeout_s)
 
+    async def forget(self, device: str, timeout_s: float = 600.0) -> list[str]:
+        """Delete what the tier keeps of a device; return what was deleted, a line for each place; raises as `status`.
+
+        UnavailableError: not all of it could be deleted; to be called again.
+        """
+        return await self._tier.forget(device, timeout_s)
+
     def corrections(self, after: int = 0, *, until_now: bool = False, raw: bool = False) -> AsyncIterator[Correction]:
         """Yield the tier's corrections after the number `after`, then those that come; raises as `status`.
 

@@ -79,6 +79,7 @@ class Corrections:
         self._outbox, self._read = outbox, read
         self._news = asyncio.Event()
         self._trouble = ""
+        self._forgets = 0
         self._files = ThreadPoolExecutor(1, "escalade-corrections")  # one: a line that is cancelled is still written
 
     def announce(self) -> None:
@@ -92,7 +93,7 @@ class Corrections:
         A number greater than the last one is of another file: then all are told. None: those to come.
         """
         while True:
-            news = self._news
+            news, forgets = self._news, self._forgets
             try:
                 found = await self._outbox.corrections(after or 0)
             except OutboxError:
@@ -108,6 +109,8 @@ class Corrections:
                 after = 0
                 continue
             for one in found:
+                if self._forgets != forgets:  # it may be gone from the outbox meanwhile
+                    break
                 yield one
                 after = one.seq
             if not found:
@@ -141,6 +144,16 @@ class Corrections:
         """Write those that `append_to` was not in time for; nothing can be written after."""
         await self._append(path, max_bytes, until_now=True)
         self._files.shutdown()
+
+    async def forget(self, device: str, path: Path | None) -> int:
+        """Tell nobody of what the outbox has just deleted, and leave a device's lines out of the file.
+
+        Returns how many lines there were; OSError when the file cannot be rewritten.
+        """
+        self._forgets += 1
+        if path is None:
+            return 0
+        return await asyncio.get_running_loop().run_in_executor(self._files, drop_lines, path, device)
 
     async def _append(self, path: Path, max_bytes: int, *, until_now: bool) -> None:
         """Go on after the file's last line; return when the file cannot be written, and say so once."""
@@ -218,6 +231,26 @@ def rewrite(path: Path, lines: Iterable[str]) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
+
+
+def drop_lines(path: Path, device: str) -> int:
+    """Leave out a device's lines of a file; return how many there were, 0 where there is no file."""
+    path.with_name(f"{path.name}.part").unlink(missing_ok=True)  # of a crash
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except FileNotFoundError:
+        return 0
+    kept = [line for line in lines if _device_of(line) != device]
+    if len(kept) < len(lines):
+        rewrite(path, kept)
+    return len(lines) - len(kept)
+
+
+def _device_of(line: str) -> object:
+    try:
+        return json.loads(line).get("device")
+    except (ValueError, AttributeError):  # cut short by a crash
+        return None
 
 
 def _append_line(path: Path, line: str, max_bytes: int) -> None:

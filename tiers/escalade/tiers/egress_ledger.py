@@ -79,7 +79,18 @@ class EgressLedger:
         return sorted(Line(*key, *count) for key, count in self._counts.copy().items())
 
     def forget(self, device: str) -> int:
-        """Keep the amounts of a device, and not its name; return how many lines named it."""
+        """Keep the amounts of a device, and not its name; return how many lines named it.
+
+        What was moved aside as damaged is deleted: it cannot be searched.
+
+        Raises
+        ------
+        OSError
+            It cannot be.
+        """
+        if self._file:
+            for end in (".corrupt", ".part"):
+                self._file.with_name(f"{self._file.name}{end}").unlink(missing_ok=True)
         named = [key for key in self._counts if key[2] == device]
         for key in named:
             messages, size = self._counts.pop(key)

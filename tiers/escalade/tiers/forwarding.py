@@ -11,7 +11,7 @@ from escalade.tiers.corrections import Correction, Corrections
 from escalade.tiers.drain import Drain, Escalations
 from escalade.tiers.keeper import Keeper
 from escalade.tiers.outbox import Outbox, OutboxError, OutboxLimits
-from escalade.tiers.reports import Reports
+from escalade.tiers.reports import LANE, Reports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine
@@ -128,6 +128,20 @@ class Forwarding:
         if after is None and not stats.trouble:
             after = stats.last_correction
         self._run(self.corrections.follow(callback, after))
+
+    async def forget(self, device: str) -> list[str]:
+        """Delete what is kept of a device; return a line for each place.
+
+        Raises
+        ------
+        OutboxError, OSError
+            Not all of it could be deleted.
+        """
+        done = [f"outbox {self.config.file}: {await self.outbox.forget({device, device + LANE})}"]
+        lines = await self.corrections.forget(device, self.config.corrections)
+        if self.config.corrections:
+            done.append(f"corrections {self.config.corrections}: {lines} lines deleted")
+        return done
 
     async def close(self) -> None:
         """Stop sending, write what is still in memory, close the file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from escalade.policies import Policy, PolicyConfigError, load_policy, load_score
@@ -11,7 +12,8 @@ from escalade.tiers.errors import ConfigError
 from escalade.tiers.head import Head
 from escalade.tiers.model import OnnxModel
 from escalade.tiers.paths import check_usable
-from escalade.tiers.record import import_pyarrow
+from escalade.tiers.record_chunk import import_pyarrow
+from escalade.tiers.tls_files import TlsFiles, named_by
 
 if TYPE_CHECKING:
     from escalade.policies import Score
@@ -47,6 +49,8 @@ def check_tier(config: TierConfig) -> OnnxModel:
         As `Service.start`.
     """
     check_usable(config)
+    if config.tls:
+        config = named_by(TlsFiles(config.tls, time.time), config)
     seal = open_seal(config.at_rest)
     model = load_parts(config, seal).model
     check_attached(config, model, seal)

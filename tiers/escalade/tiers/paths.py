@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from escalade.tiers.errors import ConfigError
+from escalade.tiers.tls_config import FILES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +28,7 @@ def written_paths(config: TierConfig) -> dict[str, Path]:
         "aggregator.record.folder": events.folder if events else None,
         "egress_ledger.file": ledger.file if ledger else None,
         "record.folder": record.folder if record else None,
+        "audit": config.audit,
     }
     return {key: path for key, path in found.items() if path is not None}
 
@@ -36,6 +38,9 @@ def check_distinct(config: TierConfig) -> None:
     places = {os.path.realpath(config.model.file): "model.file"}
     if config.at_rest and (keys := config.at_rest.key_source.file):
         places[os.path.realpath(keys)] = "at_rest.key_source.file"
+    for name in FILES if config.tls else ():
+        if file := getattr(config.tls, name):
+            places[os.path.realpath(file)] = f"tls.{name}"
     for key, path in written_paths(config).items():
         other = places.setdefault(os.path.realpath(path), key)
         if other != key:

@@ -13,10 +13,9 @@ import os
 import threading
 import time
 from collections import deque
-from io import BytesIO
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import structlog
@@ -24,6 +23,8 @@ import structlog
 from escalade.policies import Batch
 from escalade.policies.combinator import listens
 from escalade.tiers.errors import ConfigError
+from escalade.tiers.outbox.sealing import UNSEALED
+from escalade.tiers.record_chunk import SCHEMA, UNKNOWN, Decided, chunk_bytes, chunks, columns, import_pyarrow
 from escalade.tiers.record_retention import drop_old
 
 if TYPE_CHECKING:
@@ -33,66 +34,15 @@ if TYPE_CHECKING:
 
     from escalade.policies import Action, Context, Decisions, Policy
     from escalade.tiers.config import RecordConfig
+    from escalade.tiers.outbox.sealing import Seal
 
 log = structlog.get_logger(__name__)
-
-SCHEMA = 1
-"""Number of the columns' layout, in every chunk's ``meta``."""
 
 BUFFER_BYTES = 16 * 1024 * 1024
 """About how much the buffer may take before it is written, whatever `RecordConfig.flush_rows`."""
 
 EPOCH_S = 1_577_836_800
 """Ids count from 2020 on: seconds in the upper half, rows in the lower."""
-
-UNKNOWN = -1
-
-
-class Decided(NamedTuple):
-    """One input's row: what the policy was told, what it did, and what came of it.
-
-    `posterior` and `upper_posterior` are lists of floats, or None; `label` and `upper_label` are classes, or -1.
-    `answered_by` names the tier that answered; `reason` is a key of `answer.REASONS` where it is degraded.
-    """
-
-    time_s: float
-    score: float
-    action: int
-    propensity: float
-    uniform: float
-    remaining_ms: float
-    bytes_up: int
-    upstream_ms: float
-    device: int
-    label: int
-    posterior: Sequence[float] | None
-    upper_label: int
-    upper_posterior: Sequence[float] | None
-    answered_by: str
-    reason: str
-    elapsed_ms: float
-    upstream_load: float = 0.0
-
-
-DTYPES: dict[str, Any] = {
-    "time_s": np.float64,
-    "score": np.float32,
-    "action": np.int8,
-    "propensity": np.float64,
-    "uniform": np.float64,
-    "remaining_ms": np.float64,
-    "bytes_up": np.int64,
-    "upstream_ms": np.float64,
-    "device": np.int64,
-    "label": np.int32,
-    "upper_label": np.int32,
-    "answered_by": np.str_,
-    "reason": np.str_,
-    "elapsed_ms": np.float64,
-    "upstream_load": np.float64,
-}
-"""Columns of a chunk beside ``id`` (int64), ``posterior`` and ``upper_posterior`` (float32 ``[N, C]``)."""
-
 
 _CONTEXT = ("time_s", "uniform", "remaining_ms", "bytes_up", "upstream_ms", "device", "upstream_load")
 _MEMORY: tuple[Literal["commit", "observe", "retune"], ...] = ("commit", "observe", "retune")
@@ -139,6 +89,8 @@ class Recorder:
         Where, and how much.
     meta:
         Facts about the tier, the same in every chunk: plain values.
+    seal:
+        Encrypts the chunks.
     clock:
         Seconds since the epoch.
 
@@ -149,12 +101,17 @@ class Recorder:
     """
 
     def __init__(
-        self, config: RecordConfig, meta: Mapping[str, object], *, clock: Callable[[], float] = time.time
+        self,
+        config: RecordConfig,
+        meta: Mapping[str, object],
+        *,
+        seal: Seal = UNSEALED,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._folder, self._max_bytes = Path(config.folder), int(config.max_mb * 1024 * 1024)
         self._flush_rows, self._format = config.flush_rows, config.format
         self._interval_s, self._max_age_s, self._clock = config.flush_seconds, config.max_age_s, clock
-        self._meta = {"schema": SCHEMA, **meta}
+        self._meta, self._seal = {"schema": SCHEMA, **meta}, seal
         self.lost = 0
         if self._format == "parquet":
             import_pyarrow()
@@ -244,6 +201,22 @@ class Recorder:
                 except OSError as error:
                     self._lose(len(rows), error.strerror or str(error))
 
+    def forget(self) -> int:
+        """Delete all that is recorded, what is buffered too; return how many chunks there were.
+
+        Raises
+        ------
+        OSError
+            The folder refuses; to be called again.
+        """
+        with self._writing:
+            self._rows.clear()
+            files = chunks(self._folder)
+            for file in files:
+                file.unlink(missing_ok=True)
+                self._sizes.pop(file, None)
+            return len(files)
+
     def close(self) -> None:
         """Write what is buffered and let the folder go."""
         self._stop = True
@@ -267,13 +240,10 @@ class Recorder:
         draft = file.with_name(f"{file.name}.part")
         table = columns(rows, first)
         self._fill_propensity(table)
-        meta = json.dumps(self._meta | {"rows": len(rows)})
+        content = chunk_bytes(file, table, json.dumps(self._meta | {"rows": len(rows)}), self._seal)
         try:
             with draft.open("wb") as stream:
-                if self._format == "parquet":
-                    _write_parquet(stream, table, meta)
-                else:
-                    np.savez_compressed(stream, allow_pickle=False, meta=np.array(meta), **table)
+                stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
             size = draft.stat().st_size
@@ -315,56 +285,6 @@ def _propensity(policy: Policy, batch: Batch, action: NDArray[np.int8]) -> NDArr
         return np.ones(len(batch))
 
 
-def chunks(folder: Path) -> list[Path]:
-    """Return a recording's chunks, oldest first."""
-    found = [*folder.glob("*.npz"), *folder.glob("*.parquet")]
-    return sorted(file for file in found if len(file.stem) == 16 and set(file.stem) <= set("0123456789abcdef"))
-
-
-def columns(rows: Sequence[Decided], first: int) -> dict[str, NDArray[Any]]:
-    """Return rows as columns, with ids from `first` on."""
-    table: dict[str, NDArray[Any]] = {"id": np.arange(first, first + len(rows), dtype=np.int64)}
-    for name, column in zip(Decided._fields, zip(*rows, strict=True), strict=True):
-        if name in DTYPES:
-            table[name] = np.array(column, DTYPES[name])
-        else:
-            classes = max((len(one) for one in column if one is not None), default=0)
-            wide = np.full((len(rows), classes), np.nan, np.float32)
-            for index, one in enumerate(column):
-                if one is not None:
-                    wide[index, : len(one)] = one
-            table[name] = wide
-    return table
-
-
-def read_chunk(file: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Return a chunk's columns and its meta; OSError or ValueError for a file that is none."""
-    try:
-        if file.suffix == ".parquet":
-            table, meta = _read_parquet(file)
-        else:
-            with np.load(BytesIO(file.read_bytes()), allow_pickle=False) as archive:
-                table = {name: archive[name] for name in archive.files}
-            meta = json.loads(str(table.pop("meta")))
-    except (OSError, ConfigError):
-        raise
-    except Exception as error:  # a damaged archive fails in a dozen ways
-        raise ValueError(f"{file} is no chunk of a recording, or a broken one") from error
-    check_columns(table, meta)
-    return table, meta
-
-
-def check_columns(table: Mapping[str, Any], meta: Any) -> None:
-    """Raise ValueError unless these are columns, of numbers or text, and a mapping."""
-    for name, column in table.items():
-        if not isinstance(column, np.ndarray) or column.dtype.kind not in "biufU":
-            raise ValueError(f"{name} is no column of numbers or text")
-        if column.ndim != (2 if name.endswith("posterior") else 1):
-            raise ValueError(f"{name} has {column.ndim} dimensions")
-    if not isinstance(meta, dict):
-        raise ValueError("meta is no mapping")
-
-
 def own(folder: Path) -> int | None:
     """Make the folder, and lock it as long as this process records there."""
     try:
@@ -385,30 +305,3 @@ def own(folder: Path) -> int | None:
             f"another process records in {folder}; give each tier a folder of its own", key="record.folder"
         ) from error
     return lock
-
-
-def import_pyarrow() -> Any:
-    """Return pyarrow with its Parquet; ConfigError when it is not installed."""
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ConfigError(
-            "parquet needs pyarrow: pip install 'escalade[parquet]', or set it to npz", key="record.format"
-        ) from error
-    return pyarrow
-
-
-def _write_parquet(stream: Any, table: Mapping[str, NDArray[Any]], meta: str) -> None:
-    pyarrow = import_pyarrow()
-    wide = {name: pyarrow.array(list(column)) if column.ndim == 2 else column for name, column in table.items()}
-    arrow = pyarrow.table(wide).replace_schema_metadata({"escalade": meta})
-    pyarrow.parquet.write_table(arrow, stream)
-
-
-def _read_parquet(file: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    arrow = import_pyarrow().parquet.read_table(file)
-    table: dict[str, NDArray[Any]] = {}
-    for name in arrow.column_names:
-        values = arrow[name].to_pylist() if name.endswith("posterior") else arrow[name].to_numpy()
-        table[name] = np.array(values, DTYPES.get(name, np.float32 if name.endswith("posterior") else np.int64))
-    return table, json.loads(arrow.schema.metadata[b"escalade"])

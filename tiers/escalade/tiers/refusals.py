@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-Cause = Literal["unknown", "revoked", "role", "device"]
-"""Its certificate names nobody; is on the deny-list; its role may not; it spoke for another device."""
+Cause = Literal["unknown", "revoked", "expired", "role", "device"]
+"""Its certificate names nobody; is on the deny-list; has ended since its handshake; its role may not; it spoke for
+another device."""
 
 KEPT = 1024
 """So many (identity, call, cause) are told apart in the log."""

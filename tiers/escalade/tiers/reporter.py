@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from escalade.tiers.aggregator.observation import Observation
     from escalade.tiers.outbox import Outbox
+    from escalade.tiers.outbox.stats import Forgotten
 
 log = structlog.get_logger(__name__)
 
@@ -133,6 +134,10 @@ class Reporter:
             return
         self._idle.clear()
         self._some.set()
+
+    async def forget(self, node: str) -> Forgotten | None:
+        """Delete what waits of a node; OutboxError when it cannot be. None: nothing ever waits."""
+        return None if self._outbox is None else await self._outbox.forget({node})
 
     async def flush(self) -> None:
         """Return when everything reported so far was sent, kept or lost."""

@@ -65,6 +65,11 @@ class Reporting:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
+    async def forget(self, node: str) -> list[str]:
+        """Delete what waits of a node; return a line where something may; OutboxError when it cannot be deleted."""
+        gone = await self._reporter.forget(node)
+        return [] if gone is None else [f"outbox {self._config.outbox}: {gone}"]
+
     async def close(self) -> None:
         """Report what is under way, then close the reporter."""
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -29,6 +29,8 @@ _TIER = "/escalade.protos.v1.Tier"
 _AGGREGATOR = "/escalade.protos.v1.Aggregator"
 _ENROLMENT = "/escalade.protos.v1.Enrolment"
 _HEALTH = "/grpc.health.v1.Health"
+INFER, DELIVER, OBSERVE = f"{_OIP}/ModelInfer", f"{_TIER}/Deliver", f"{_AGGREGATOR}/Observe"
+"""What a tier itself asks of others."""
 
 EVERYONE: dict[Role, Scope] = dict.fromkeys(ROLES, ANY)
 ASKING: dict[Role, Scope] = {"endpoint": OWN, "edge-node": ANY, "edge-server": ANY, "operator": OWN}
@@ -44,20 +46,22 @@ TABLE: dict[str, dict[Role, Scope]] = {
     f"{_HEALTH}/Check": EVERYONE,
     f"{_HEALTH}/Watch": EVERYONE,
     # Inputs and what is answered to them.
-    f"{_OIP}/ModelInfer": ASKING,
+    INFER: ASKING,
     f"{_OIP}/ModelStreamInfer": ASKING,
     f"{_TIER}/WatchCorrections": {"endpoint": OWN, "edge-node": OWN, "operator": ANY},
     # Reports from outboxes below.
-    f"{_TIER}/Deliver": {"endpoint": OWN, "edge-node": ANY, "edge-server": ANY},
+    DELIVER: {"endpoint": OWN, "edge-node": ANY, "edge-server": ANY},
     f"{_TIER}/WatchReports": LOOKING,
     # Several nodes' views of one event. GetEvent may teach the true label, so it is no viewer's.
-    f"{_AGGREGATOR}/Observe": {"endpoint": OWN, "edge-node": OWN},
+    OBSERVE: {"endpoint": OWN, "edge-node": OWN},
     f"{_AGGREGATOR}/ObserveStream": {"endpoint": OWN, "edge-node": OWN},
     f"{_AGGREGATOR}/WatchEvents": {"edge-server": ANY, "operator": ANY, "viewer": ANY},
     f"{_AGGREGATOR}/GetEvent": {"edge-server": ANY, "operator": ANY},
     f"{_AGGREGATOR}/ListNodes": LOOKING,
     # How a tier fares, and what it offers.
     f"{_TIER}/GetStatus": LOOKING,
+    # Deletes what is kept of a device.
+    f"{_TIER}/Forget": {"operator": ANY},
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": LOOKING,
     # Not served by tiers: `escalade pki serve` answers it on a port of its own, to whoever holds a token.
     f"{_ENROLMENT}/Enrol": {},

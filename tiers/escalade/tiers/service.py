@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import structlog
 
 from escalade.policies.combinator import listens
-from escalade.tiers.at_rest import open_seal
+from escalade.tiers.at_rest import in_the_clear, open_seal
 from escalade.tiers.attached import Attached
 from escalade.tiers.audited import note_start
+from escalade.tiers.building import build_forwarding, build_links
 from escalade.tiers.config_file import load_config, parse_config
 from escalade.tiers.deliveries import Deliveries, MemoryWindow
 from escalade.tiers.egress_ledger import EgressLedger, EgressMetrics
 from escalade.tiers.errors import ConfigError
-from escalade.tiers.forwarding import Forwarding
+from escalade.tiers.forgetting import Forgetting
 from escalade.tiers.forwarding_metrics import ForwardingMetrics, InboxMetrics
-from escalade.tiers.links import Links
 from escalade.tiers.logs import configure_logs
 from escalade.tiers.metrics import TierMetrics
 from escalade.tiers.metrics_server import serve_metrics
@@ -34,13 +34,9 @@ from escalade.tiers.retuning import Window, retune_forever
 from escalade.tiers.security import Security
 from escalade.tiers.status import Status, inbox_status, link_status, outbox_status
 from escalade.tiers.tier import Tier
-from escalade.tiers.wire.kept import KeptMessages
-from escalade.tiers.wire.reports import ReportSender
 from escalade.tiers.wire.server import GrpcServer
 from escalade.tiers.wire.servicer import InferenceServicer
-from escalade.tiers.wire.tier_messages import correction_from_stored
 from escalade.tiers.wire.tier_servicer import TierServicer
-from escalade.tiers.wire.upstream import GrpcUpstream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -54,6 +50,8 @@ if TYPE_CHECKING:
     from escalade.tiers.config import InboxConfig, TierConfig, TierName
     from escalade.tiers.corrections import Correction
     from escalade.tiers.egress import DataClass
+    from escalade.tiers.forwarding import Forwarding
+    from escalade.tiers.links import Links
     from escalade.tiers.model import OnnxModel
     from escalade.tiers.outbox import Priority
     from escalade.tiers.outbox.item import ReportKind
@@ -161,6 +159,8 @@ class Service:
             self.config = self._security.config
         config, files = self.config, self._security.files if self._security else None
         self._seal = await asyncio.to_thread(open_seal, config.at_rest)
+        for warning in in_the_clear(config):
+            log.warning(warning)
         model, policy, score, head = load_parts(config, self._seal)
         if config.audit:
             note_start(config.audit, config, model=model.name, sha256=model.sha256)
@@ -169,51 +169,17 @@ class Service:
         if ledger := config.egress_ledger:
             self.egress = EgressLedger(ledger.file, max_lines=ledger.max_lines)
         if upstream:
-            limit = config.limits.max_message_bytes
-            peers = [
-                GrpcUpstream(
-                    link,
-                    tier=self.tier_name,
-                    model=model,
-                    score=score,
-                    metrics=metrics,
-                    max_message_bytes=limit,
-                    ledger=self.egress,
-                    data=config.model.input.data,
-                    tls=None if link.insecure else files,
-                )
-                for link in config.links
-            ]
-            self.links = Links(
-                list(zip(peers, config.links, strict=True)),
-                retry=upstream.retry,
-                metrics=metrics,
-                data=config.model.input.data,
+            self.links, first = build_links(
+                config, upstream, model=model, score=score, metrics=metrics, ledger=self.egress, files=files
             )
             self._tasks.append(asyncio.create_task(self.egress.write_forever()))
+            if config.outbox:
+                self._forwarding = build_forwarding(
+                    config, config.outbox, self.links, first, model=model, ledger=self.egress, seal=self._seal
+                )
         if config.record:
             facts = {"model": model.name, "sha256": model.sha256, "policy": config.policy, "score": config.score}
-            self._recorder = Recorder(config.record, {"tier": self.tier_name, **facts})
-        if config.outbox and self.links:
-            messages, raw = KeptMessages(model), config.model.output_kind == "raw"
-            self._forwarding = Forwarding(
-                config.outbox,
-                self.links,
-                device=config.device,
-                wire=messages,
-                read=lambda stored: correction_from_stored(stored, raw=raw),
-                reports=ReportSender(
-                    peers[0].channel,
-                    timeout_s=config.outbox.timeout_ms / 1e3,
-                    destination=peers[0].address,
-                    ledger=self.egress,
-                    egress=config.links[0].egress,
-                ),
-                load=lambda: self.links.load if self.links else 0.0,
-                max_batch=upstream.max_batch if upstream else 1,
-                egress=config.links[0].egress,
-                seal=self._seal,
-            )
+            self._recorder = Recorder(config.record, {"tier": self.tier_name, **facts}, seal=self._seal)
         forwarding = self._forwarding
         self._tier = Tier(
             self.tier_name,
@@ -274,7 +240,15 @@ class Service:
             answered=self._attached.answered,
         )
         corrections = self._forwarding.corrections if self._forwarding else None
-        more = [TierServicer(self.status, corrections, self._inbox), *self._attached.services]
+        forgetting = Forgetting(
+            config,
+            forwarding=self._forwarding,
+            window=self._deliveries.window,
+            attached=self._attached,
+            ledger=self.egress,
+            recorder=self._recorder,
+        )
+        more = [TierServicer(self.status, corrections, self._inbox, forgetting.forget), *self._attached.services]
         self._server = GrpcServer(
             self._servicer,
             config.listen.address,

@@ -29,9 +29,16 @@ class Certificate(NamedTuple):
 
     uris: tuple[str, ...]
     dns_names: tuple[str, ...]
+    addresses: tuple[str, ...]
+    """IP addresses."""
     serial: int
     not_before: float
     not_after: float
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """What callers may reach the tier by; a certificate without any cannot serve."""
+        return self.dns_names + self.addresses
 
 
 def check_tls(config: TlsConfig, now: float) -> Certificate:
@@ -66,6 +73,7 @@ def check_tls(config: TlsConfig, now: float) -> Certificate:
     certificate = Certificate(
         tuple(value for kind, value in names if kind == "URI"),
         tuple(value for kind, value in names if kind == "DNS"),
+        tuple(value for kind, value in names if kind == "IP Address"),
         int(facts["serialNumber"], 16),
         _date(facts, "notBefore"),
         _date(facts, "notAfter"),

@@ -9,6 +9,7 @@ import structlog
 
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.identity import Identity, identity_of, read_denied, read_identities
+from escalade.tiers.roles import DELIVER, INFER, OBSERVE, ROLES, scope_of
 from escalade.tiers.tls_check import Certificate, check_tls
 from escalade.tiers.tls_config import FILES
 
@@ -138,9 +139,11 @@ def named_by(files: TlsFiles, config: TierConfig) -> TierConfig:
     Raises
     ------
     ConfigError
-        It is written otherwise: the tiers above would refuse all that it asks.
+        It is written otherwise, or of a role that may not ask: the tiers above would refuse all that it asks.
     """
     own = files.identity
+    if own is not None:
+        _check_role(own, config)
     if own is not None and config.aggregate and config.aggregate.node != own.name and not config.aggregate.insecure:
         text = f"{config.aggregate.node!r} is {own.name!r} by its certificate, and the aggregator believes that"
         raise ConfigError(f"{text}; write it", key="aggregate.node")
@@ -150,6 +153,20 @@ def named_by(files: TlsFiles, config: TierConfig) -> TierConfig:
         text = f"{config.device!r} is {own.name!r} by its certificate; write that, or leave it out"
         raise ConfigError(text, key="device")
     return config.model_copy(update={"device": own.name})
+
+
+def _check_role(own: Identity, config: TierConfig) -> None:
+    outbox, links = config.outbox, [link for link in config.links if not link.insecure]
+    reports = bool(outbox and (outbox.results or outbox.telemetry_s))
+    asks = {
+        INFER: ("ask the tier above", bool(links)),
+        DELIVER: ("report to the tier above", bool(links and reports)),
+        OBSERVE: ("report to an aggregator", bool(config.aggregate and not config.aggregate.insecure)),
+    }
+    for method, (what, wanted) in asks.items():
+        if wanted and scope_of(method, own.role) is None:
+            roles = ", ".join(role for role in ROLES if scope_of(method, role))
+            raise ConfigError(f"{own} may not {what}; issue this tier a certificate of {roles}", key="tls.certificate")
 
 
 def _stat(file: Path | None) -> tuple[int, int, int] | None:

@@ -72,6 +72,7 @@ def add_policy(commands: Any) -> None:
     _policies(evaluate, "the policy, or a list with one for each tier but the highest")
     _conditions(evaluate)
     evaluate.add_argument("--recording", type=Path, metavar="FOLDER", help="traffic that another policy decided on")
+    _config(evaluate)
     evaluate.add_argument("--labels", type=Path, metavar="FILE", help="with --recording: true labels of its rows")
     evaluate.add_argument(
         "--reference", choices=("truth", "upper"), help="with --recording: what is right; default: truth where known"
@@ -101,6 +102,7 @@ def add_record(commands: Any) -> None:
     actions = record.add_subparsers(dest="action", required=True, metavar="ACTION")
     show = actions.add_parser("show", help="what a recording holds")
     show.add_argument("folder", type=Path, metavar="FOLDER")
+    _config(show)
     show.add_argument("--rows", type=int, default=0, metavar="N", help="print the last N rows too")
     merge = actions.add_parser("merge", help="one file of all chunks, which `escalade policy` reads")
     merge.add_argument("folder", type=Path, metavar="FOLDER")
@@ -111,7 +113,12 @@ def add_record(commands: Any) -> None:
     merge.add_argument(
         "--truth", choices=("labels", "upper"), default="labels", help="upper: the tier above is taken to be right"
     )
+    _config(merge)
     merge.add_argument("--test-share", type=share, default=0.5, metavar="S", help="latest rows; default: %(default)s")
+
+
+def _config(parser: Any) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the tier's YAML, when its recording is encrypted")
 
 
 def _data(parser: Any, *, required: bool = True) -> None:

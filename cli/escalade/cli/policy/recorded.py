@@ -13,7 +13,10 @@ from escalade.cli.policy.judge import write
 from escalade.policies import UNKNOWN, Action
 from escalade.simulations.off_policy import estimate
 from escalade.simulations.recording_file import merge, read_recording, summary, trust_upper, with_labels
+from escalade.tiers.at_rest import open_seal
+from escalade.tiers.config_file import load_config
 from escalade.tiers.errors import SetupError
+from escalade.tiers.outbox.sealing import UNSEALED
 
 if TYPE_CHECKING:
     import argparse
@@ -38,7 +41,7 @@ def judge_recorded(arguments: argparse.Namespace) -> int:
     policy = source.load()
     if isinstance(policy, list):
         raise SetupError(f"{source.path}: a recording is of one tier: give the policy of that tier, not a list")
-    recorded = _read(arguments.recording, arguments.labels)
+    recorded = _read(arguments.recording, arguments.labels, arguments.config)
     score_name = recorded.meta.get("score")
     asked = score_of([policy], arguments.score, None).name
     if score_name and score_name != asked and (arguments.score or asked != "max_prob"):
@@ -79,7 +82,7 @@ def judge_recorded(arguments: argparse.Namespace) -> int:
 
 def show(arguments: argparse.Namespace) -> int:
     """Print what a recording holds; return 0."""
-    recorded = _read(arguments.folder, None)
+    recorded = _read(arguments.folder, None, arguments.config)
     facts = summary(recorded)
     print(f"{arguments.folder}: {facts['rows']} rows of {facts['tier']}, model {facts['model']}")
     print(f"  from {_time(facts['from_s'])} to {_time(facts['to_s'])}")
@@ -104,7 +107,7 @@ def show(arguments: argparse.Namespace) -> int:
 
 def merge_chunks(arguments: argparse.Namespace) -> int:
     """Write a recording as one file, which is a trace too where enough is known; return 0."""
-    recorded = _read(arguments.folder, arguments.labels)
+    recorded = _read(arguments.folder, arguments.labels, arguments.config)
     if arguments.truth == "upper":
         recorded = trust_upper(recorded)
     if arguments.out.suffix != ".npz":
@@ -125,8 +128,9 @@ def merge_chunks(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _read(place: Path, labels: Path | None) -> Recorded:
-    recorded = read_recording(place)
+def _read(place: Path, labels: Path | None, config: Path | None) -> Recorded:
+    """Return a recording; `config` is the YAML of the tier whose keys open it."""
+    recorded = read_recording(place, open_seal(load_config(config).at_rest) if config else UNSEALED)
     for name in recorded.broken:
         print(f"{place / name}: cut short or no chunk, left out")
     return recorded if labels is None else with_labels(recorded, labels)

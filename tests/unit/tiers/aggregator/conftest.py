@@ -16,6 +16,7 @@ from escalade.tiers.aggregator.event import Answer
 from escalade.tiers.aggregator.fusing import Fusing
 from escalade.tiers.aggregator.observation import Observation
 from escalade.tiers.aggregator.store import Store
+from escalade.tiers.outbox.sealing import UNSEALED, Seal
 from escalade.tiers.testing.fakes import ManualClock
 
 TODAY_S = 1_800_000_000.0
@@ -43,7 +44,8 @@ def saw(
 class Served:
     """An aggregator on a manual clock and a real file, which can be restarted."""
 
-    def __init__(self, folder: Path, clock: ManualClock | None = None, **config: Any) -> None:
+    def __init__(self, folder: Path, clock: ManualClock | None = None, seal: Seal = UNSEALED, **config: Any) -> None:
+        self.seal = seal
         config = {"nodes": list(NODES), "rule": {"name": "MeanProbability", "health": False}, **config}
         self.config = AggregatorConfig.model_validate(config).in_folder(folder)
         self.clock = clock or ManualClock(1000.0)
@@ -59,7 +61,7 @@ class Served:
             classes=config.classes or CLASSES,
         )
         checks = Checks(config, fusing.classes, fusing.feature_size)
-        self.store = Store(config.file, config.nodes, config.max_kept)
+        self.store = Store(config.file, config.nodes, config.max_kept, self.seal)
         score = None if config.score == "agreement" else load_score(config.score, "posterior")
         self.aggregator = Aggregator(
             config,

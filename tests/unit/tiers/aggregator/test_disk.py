@@ -65,8 +65,10 @@ async def test_a_disk_that_stays_full_bounds_what_is_taken(tmp_path: Path, monke
 
 
 async def test_a_damaged_file_is_moved_aside_and_a_new_one_begun(tmp_path: Path) -> None:
-    """The edge server starts; what was damaged stays for a look."""
+    """The edge server starts; what was damaged stays for a look, of several files the last two."""
     served = Served(tmp_path)
+    for year in (2024, 2025):
+        served.config.file.with_name(f"aggregator.db.corrupt-{year}0101T000000Z").write_bytes(b"")
     await served.reasons([saw(node, "e") for node in NODES])
     await served.aggregator.close()
     file = served.config.file
@@ -74,7 +76,9 @@ async def test_a_damaged_file_is_moved_aside_and_a_new_one_begun(tmp_path: Path)
     served.open()
     assert served.answers() == []
     assert await served.reasons([saw(node, "f") for node in NODES]) == ["", "", ""]
-    assert any(".corrupt-" in name for name in os.listdir(tmp_path))
+    asides = sorted(name for name in os.listdir(tmp_path) if ".corrupt-" in name)
+    assert len(asides) == 2
+    assert asides[0] == "aggregator.db.corrupt-20250101T000000Z"
     await served.aggregator.close()
 
 

@@ -175,6 +175,17 @@ class Aggregator:
             await asyncio.gather(*self._asking, return_exceptions=True)
         await self._journal.all_written()
 
+    async def forget(self, node: str) -> str:
+        """Delete what is kept of a node, and say what; of open events its part goes as they become final.
+
+        Raises
+        ------
+        OutboxError
+            It cannot be deleted now.
+        """
+        await self.flush()
+        return await self._journal.forget(node)
+
     async def close(self) -> None:
         """Finish what is under way, keep what was learnt, close the store. Open events stay open on the disk."""
         if self._timer is not None:

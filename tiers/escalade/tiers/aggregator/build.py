@@ -17,6 +17,7 @@ from escalade.tiers.aggregator.fusing import Fusing
 from escalade.tiers.aggregator.store import Store
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.outbox.errors import OutboxError
+from escalade.tiers.outbox.sealing import UNSEALED
 from escalade.tiers.record import Recorder
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from escalade.policies.fusion import FeatureFusion, FusionRule
     from escalade.tiers.aggregator.config import AggregatorConfig
     from escalade.tiers.model import OnnxModel
+    from escalade.tiers.outbox.sealing import Seal
     from escalade.tiers.tier import Tier
 
 log = structlog.get_logger(__name__)
@@ -85,8 +87,8 @@ def fit_aggregator(config: AggregatorConfig, folder: Path, model: OnnxModel) -> 
     return Fitted(classes, rule, fusing, Checks(config, classes, fusing.feature_size, raw_row), policy, score, digest)
 
 
-def build_aggregator(config: AggregatorConfig, folder: Path, tier: Tier) -> Aggregator:
-    """Return the aggregator of an edge server, with its file open; it is not started.
+def build_aggregator(config: AggregatorConfig, folder: Path, tier: Tier, seal: Seal = UNSEALED) -> Aggregator:
+    """Return the aggregator of an edge server, with its file open; it is not started. `seal` encrypts what is kept.
 
     Raises
     ------
@@ -95,14 +97,14 @@ def build_aggregator(config: AggregatorConfig, folder: Path, tier: Tier) -> Aggr
     """
     classes, rule, fusing, checks, policy, score, digest = fit_aggregator(config, folder, tier.model)
     try:
-        store = Store(config.file, config.nodes, config.max_kept)
+        store = Store(config.file, config.nodes, config.max_kept, seal)
     except OutboxError as error:
         raise ConfigError(str(error), key="aggregator.file") from error
     recorder = None
     try:
         if config.record:
             facts: dict[str, Any] = {"policy": config.policy, "score": config.score}
-            recorder = Recorder(config.record, {"tier": NAME, "model": "fusion", "sha256": digest, **facts})
+            recorder = Recorder(config.record, {"tier": NAME, "model": "fusion", "sha256": digest, **facts}, seal=seal)
         asks = tier if tier.model.classes == classes else None
         aggregator = Aggregator(config, classes, checks, fusing, store, policy, score, tier=asks, recorder=recorder)
     except BaseException:

@@ -88,6 +88,10 @@ class Journal:
             self._begin()
             await promise
 
+    async def forget(self, node: str) -> str:
+        """Delete what the store has of a node; see there."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._store.forget, node)
+
     def try_again(self) -> None:
         """Try the disk again now, rather than a second after it refused."""
         if self._retry is not None:

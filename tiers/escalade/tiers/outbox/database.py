@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from escalade.tiers.outbox.ages import Ages, age_s
 from escalade.tiers.outbox.file import File, Kind, Statement, Synchronous, corruption_noticed
-from escalade.tiers.outbox.sealing import KEY_ID_BYTES, MAGIC
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from escalade.tiers.outbox.correction import CorrectionRow
@@ -100,16 +99,6 @@ class Database(File):
             oldest_s = max(oldest_s, self._age_s(runs, run, since_s))
             kept.append((seq, oldest_s))
         return kept[::-1], int(given[0]) if given else 0
-
-    def key_ids(self) -> set[bytes]:
-        """Return the ids of the keys that stored content is sealed with."""
-        found = set[bytes]()
-        with corruption_noticed():
-            for table, column in (("items", "payload"), ("corrections", "answer")):
-                query = f"SELECT DISTINCT substr({column}, ?, ?) FROM {table} WHERE substr({column}, 1, ?) = ?"
-                values = (len(MAGIC) + 1, KEY_ID_BYTES, len(MAGIC), MAGIC)
-                found |= {key_id for (key_id,) in self.connection.execute(query, values)}
-        return found
 
     def last_seq(self) -> int:
         """Return the greatest number of an item that is still there, or was noted."""
@@ -249,14 +238,21 @@ class Database(File):
         with self.transaction():
             self.connection.execute("DELETE FROM quarantined WHERE wall_s < ?", (before_wall_s,))
 
-    def forget(self, devices: Iterable[str]) -> tuple[int, int, int]:
+    def corrections_of(self, devices: Iterable[str]) -> set[int]:
+        """Return the numbers of the corrections of some devices."""
+        query = "SELECT seq FROM corrections WHERE CAST(device AS TEXT) IN (SELECT value FROM json_each(?))"
+        with corruption_noticed():
+            return {seq for (seq,) in self.connection.execute(query, (json.dumps(sorted(devices)),))}
+
+    def forget(self, devices: Iterable[str], deleted: Callable[[], None] = lambda: None) -> tuple[int, int, int]:
         """Delete everything of some devices; return how many items, corrections and quarantined rows.
 
-        What was deleted is overwritten, here and where earlier deletions left it in the file.
+        What was deleted is overwritten, here and where earlier deletions left it in the file. `deleted`: see
+        `File.delete_for_good`.
         """
         self.run([self.note_last_seq(self.last_seq())])
         tables = dict.fromkeys(("items", "corrections", "quarantined"), "device")
-        items, corrections, quarantined = self.delete_for_good(tables, devices)
+        items, corrections, quarantined = self.delete_for_good(tables, devices, deleted)
         self.run([("DELETE FROM attempts WHERE seq NOT IN (SELECT seq FROM items)", ())])
         return items, corrections, quarantined
 

@@ -14,9 +14,10 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from escalade.tiers.outbox.errors import CorruptError, OutboxError, is_corrupt
+from escalade.tiers.outbox.sealing import KEY_ID_BYTES, MAGIC, Seal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
 Synchronous = Literal["FULL", "NORMAL", "OFF"]
@@ -131,21 +132,39 @@ class File:
                 for statement in statements:
                     self.connection.execute(*statement)
 
-    def delete_for_good(self, columns: Mapping[str, str], names: Iterable[str]) -> list[int]:
+    def delete_for_good(
+        self, columns: Mapping[str, str], names: Iterable[str], deleted: Callable[[], None] = lambda: None
+    ) -> list[int]:
         """Delete, of each table, the rows that have one of the names in a column; return how many of each.
 
-        What was deleted is overwritten, here and where earlier deletions left it in the file.
+        What was deleted is overwritten, here and where earlier deletions left it in the file. `deleted` is called when
+        the rows are gone, whether or not the disk then has the room that overwriting takes.
         """
         values, gone = (json.dumps(sorted(names)),), list[int]()
+        before = self.connection.execute("PRAGMA secure_delete").fetchone()[0]
         self.connection.execute("PRAGMA secure_delete = ON").fetchall()
-        with self.transaction():
-            for table, column in columns.items():
-                query = f"DELETE FROM {table} WHERE CAST({column} AS TEXT) IN (SELECT value FROM json_each(?))"
-                gone.append(self.connection.execute(query, values).rowcount)
-        with corruption_noticed():
-            self.connection.execute("VACUUM")
+        try:
+            with self.transaction():
+                for table, column in columns.items():
+                    query = f"DELETE FROM {table} WHERE CAST({column} AS TEXT) IN (SELECT value FROM json_each(?))"
+                    gone.append(self.connection.execute(query, values).rowcount)
+            deleted()
+            with corruption_noticed():
+                self.connection.execute("VACUUM")
+        finally:
+            self.connection.execute(f"PRAGMA secure_delete = {before}").fetchall()
         self.checkpoint()
         return gone
+
+    def key_ids(self, columns: Mapping[str, str]) -> set[bytes]:
+        """Return the ids of the keys that the contents of columns, each by its table, are sealed with."""
+        found = set[bytes]()
+        values = (len(MAGIC) + 1, KEY_ID_BYTES, len(MAGIC), MAGIC)
+        with corruption_noticed():
+            for table, column in columns.items():
+                query = f"SELECT DISTINCT substr({column}, ?, ?) FROM {table} WHERE substr({column}, 1, ?) = ?"
+                found |= {key_id for (key_id,) in self.connection.execute(query, values)}
+        return found
 
     def checkpoint(self) -> None:
         """Bring everything into the main file and empty the WAL."""
@@ -185,6 +204,16 @@ class File:
                 connection.execute(f"PRAGMA application_id = {self._kind.application_id}")
                 connection.execute(f"PRAGMA user_version = {latest}")
             sync_folder(self.path.parent)
+
+
+def check_keys(name: str, key_ids: Iterable[bytes], seal: Seal) -> None:
+    """Raise OutboxError for a file that needs a key which is not there: nothing in it may be taken for damaged."""
+    unknown = sorted(key_id.hex() for key_id in key_ids if not seal.knows(key_id))
+    if unknown:
+        raise OutboxError(
+            f"{name}: encrypted with a key that at_rest.key_source does not have ({', '.join(unknown)}); "
+            "put it back there"
+        )
 
 
 @contextmanager

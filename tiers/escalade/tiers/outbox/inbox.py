@@ -15,13 +15,13 @@ from escalade.tiers.outbox.window import InboxLimits
 from escalade.tiers.outbox.worker import MAX_GROUP, GroupThread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence, Set
     from pathlib import Path
 
     from escalade.tiers.outbox.dedup import Seen
     from escalade.tiers.outbox.file import Synchronous
     from escalade.tiers.outbox.sealing import Seal
-    from escalade.tiers.outbox.stats import InboxStats
+    from escalade.tiers.outbox.stats import Forgotten, InboxStats
     from escalade.tiers.outbox.worker import Answers, Request
 
 READ_AT_ONCE = 64
@@ -189,6 +189,16 @@ class Inbox:
             with suppress(OutboxError):  # it has logged it
                 await self.expire()
 
+    async def forget(self, devices: Set[str]) -> Forgotten:
+        """Delete everything of some devices, and overwrite it; what of theirs comes again is taken as new.
+
+        Raises
+        ------
+        OutboxError
+            Not all of it could be deleted; to be called again.
+        """
+        return await self._thread.ask("forget", devices)  # type: ignore[no-any-return]
+
     def stats(self) -> InboxStats:
         """Return what is kept, and counters, as of the last group."""
         return self._receiver.stats()
@@ -220,7 +230,7 @@ class Inbox:
         receiver.publish()
         return self._announce
 
-    def _other(self, what: str, argument: Any) -> Seen[bytes] | list[Stored] | OutboxError | None:
+    def _other(self, what: str, argument: Any) -> Seen[bytes] | list[Stored] | Forgotten | OutboxError | None:
         try:
             if what == "claim":
                 return self._receiver.claim(argument)
@@ -230,6 +240,8 @@ class Inbox:
                 self._receiver.release(argument)
             elif what == "expire":
                 self._receiver.expire()
+            elif what == "forget":
+                return self._receiver.forget(argument)
             elif what == "open":
                 self._receiver.open()
             elif what == "close":

@@ -12,12 +12,14 @@ import structlog
 
 from escalade.tiers.outbox.database import Database
 from escalade.tiers.outbox.errors import CorruptError, OutboxError, explained
+from escalade.tiers.outbox.file import check_keys
 from escalade.tiers.outbox.lock import FileLock
 from escalade.tiers.outbox.salvage import drop_aside_files, finish, set_aside
 from escalade.tiers.outbox.sealing import UNSEALED
+from escalade.tiers.outbox.stats import Forgotten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Set
     from pathlib import Path
 
     from escalade.tiers.outbox.file import Kind, Synchronous
@@ -27,6 +29,8 @@ log = structlog.get_logger(__name__)
 
 SWEEP_S = 3600.0
 """Between two looks for what was set aside too long ago."""
+SEALED = {"items": "payload", "corrections": "answer"}
+"""Where it can be seen with which keys a file is encrypted."""
 RETRY_S = 1.0
 """How long a file that cannot be opened is left alone."""
 
@@ -66,6 +70,10 @@ class Keeper(ABC):
         """Take over what a file that was just opened holds."""
 
     @abstractmethod
+    def _deleted(self, devices: Set[str], corrections: Set[int]) -> None:
+        """Let go of what is in memory of devices, and of corrections: they are on the disk no more."""
+
+    @abstractmethod
     def publish(self) -> None:
         """Make the state visible to `stats`."""
 
@@ -97,6 +105,25 @@ class Keeper(ABC):
         except (OutboxError, OSError, sqlite3.Error, CorruptError) as error:
             raise self._in_trouble(error) from error
 
+    def forget(self, devices: Set[str]) -> Forgotten:
+        """Delete everything of some devices for good, damaged files too.
+
+        Raises
+        ------
+        OutboxError
+            Not all of it could be deleted, or overwritten; to be called again.
+        """
+        database = self.open()
+        try:
+            with self._reading(database):
+                corrections = database.corrections_of(devices)
+                counts = database.forget(devices, lambda: self._deleted(devices, corrections))
+                return Forgotten(*counts, drop_aside_files(self.path))
+        except OSError as error:
+            raise self._in_trouble(error) from error
+        finally:
+            self.publish()
+
     def close(self) -> None:
         """Close the file, give up the lock."""
         if self._database is not None:
@@ -107,7 +134,7 @@ class Keeper(ABC):
     def _load(self, now: float) -> Database:
         database = Database(self.path, self._kind, now=now, wall_s=self._wall(), synchronous=self._synchronous)
         try:
-            self._check_keys(database)
+            check_keys(f"{self._kind.name} {self.path}", database.key_ids(SEALED), self._seal)
             self._index(database, now)
             self._counters = database.counters()
             database.checkpoint()
@@ -130,15 +157,6 @@ class Keeper(ABC):
             drop_aside_files(self.path, before_s)
         except (CorruptError, sqlite3.Error, OSError) as error:
             log.warning(f"what was set aside of the {self._kind.name} cannot be deleted", reason=str(error))
-
-    def _check_keys(self, database: Database) -> None:
-        """Raise for a file that needs a key which is not there: nothing in it may be taken for damaged."""
-        unknown = [key_id.hex() for key_id in database.key_ids() if not self._seal.knows(key_id)]
-        if unknown:
-            raise OutboxError(
-                f"{self._kind.name} {self.path}: encrypted with a key that at_rest.key_source does not have "
-                f"({', '.join(unknown)}); put it back there"
-            )
 
     def _replace_damaged(self, database: Database, error: CorruptError) -> None:
         """Move a file aside that turned out to be damaged, and go on with what it still gives."""

@@ -14,6 +14,7 @@ from escalade.tiers.outbox.file import OUTBOX
 from escalade.tiers.outbox.item import Item, Leased, from_row
 from escalade.tiers.outbox.lock import FileLock
 from escalade.tiers.outbox.salvage import aside_files, drop_aside_files, finish
+from escalade.tiers.outbox.stats import Forgotten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Set
@@ -28,16 +29,6 @@ class Damaged(NamedTuple):
 
     seq: int
     columns: tuple[Any, ...]
-
-
-class Forgotten(NamedTuple):
-    """How much was deleted of some devices."""
-
-    items: int
-    corrections: int
-    quarantined: int
-    files: int
-    """Damaged ones that had been moved aside: all of them, for they cannot be searched."""
 
 
 class Offline:

@@ -55,7 +55,7 @@ def set_aside(
         fresh.close()
     if damaged is not None:
         damaged.close()
-    aside = _aside(path, wall_s)
+    aside = aside_name(path, wall_s)
     for end in ("", "-wal"):
         with suppress(FileNotFoundError):
             _with(path, end).rename(_with(aside, end))
@@ -70,6 +70,11 @@ def set_aside(
         rescued=sound,
         lost=unsound,
     )
+    drop_older_files(path, kind)
+
+
+def drop_older_files(path: Path, kind: Kind) -> None:
+    """Delete damaged files but the newest few."""
     for old in aside_files(path)[:-KEPT_FILES]:
         log.warning(f"deleting an older damaged {kind.name} file", file=str(old))
         _remove(old)
@@ -153,7 +158,8 @@ def _readable(connection: sqlite3.Connection, table: str) -> Iterator[tuple[Any,
             yield from connection.execute(f"SELECT * FROM {table} WHERE seq > ? ORDER BY seq DESC", (last,))
 
 
-def _aside(path: Path, wall_s: float) -> Path:
+def aside_name(path: Path, wall_s: float) -> Path:
+    """Return a free name for a file that is moved aside."""
     stamp = _stamp(wall_s)
     names = (_with(path, f".corrupt-{stamp}{f'-{n:03}' if n else ''}") for n in range(1000))
     return next(name for name in names if not name.exists())

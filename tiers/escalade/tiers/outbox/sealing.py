@@ -66,6 +66,11 @@ UNSEALED = Unsealed()
 DOUBTFUL = (MAGIC, PLAIN)
 
 
+def key_id_of(stored: bytes) -> bytes:
+    """Return the id of the key that something is sealed with; empty for what is not sealed."""
+    return stored[len(MAGIC) : len(MAGIC) + KEY_ID_BYTES] if stored.startswith(MAGIC) else b""
+
+
 def seal_item(seal: Seal, seq: int, item: Item) -> Item:
     """Return the item as it is stored under a number."""
     if seal is UNSEALED and not item.payload.startswith(DOUBTFUL) and not item.provisional.startswith(DOUBTFUL):

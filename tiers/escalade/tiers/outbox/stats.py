@@ -19,6 +19,22 @@ class Evicted(NamedTuple):
     priority: str
 
 
+class Forgotten(NamedTuple):
+    """How much was deleted of some devices."""
+
+    items: int
+    corrections: int
+    quarantined: int
+    files: int
+    """Damaged ones that had been moved aside: all of them, for they cannot be searched."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.items} items, {self.corrections} corrections, {self.quarantined} damaged items and "
+            f"{self.files} damaged files deleted"
+        )
+
+
 @dataclass(frozen=True)
 class OutboxStats:
     """The state of an outbox at one moment; the counters outlive restarts, `refused` and `write_errors` do not."""

@@ -11,22 +11,23 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from escalade.tiers.outbox.batch import Batch
 from escalade.tiers.outbox.errors import OutboxError
 from escalade.tiers.outbox.order import OutboxLimits
 from escalade.tiers.outbox.sealing import UNSEALED
 from escalade.tiers.outbox.worker import MAX_GROUP, GroupThread
-from escalade.tiers.outbox.writer import Batch, Writer
+from escalade.tiers.outbox.writer import Writer
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Sequence, Set
     from pathlib import Path
 
     from escalade.tiers.outbox.correction import Correction, Delivered
     from escalade.tiers.outbox.file import Synchronous
     from escalade.tiers.outbox.item import Item, Leased
     from escalade.tiers.outbox.sealing import Seal
-    from escalade.tiers.outbox.stats import Evicted, EvictionReason, OutboxStats
+    from escalade.tiers.outbox.stats import Evicted, EvictionReason, Forgotten, OutboxStats
     from escalade.tiers.outbox.worker import Answers, Request
 
 
@@ -173,6 +174,18 @@ class Outbox:
         """
         return await self._thread.ask("corrections", (after, limit))  # type: ignore[no-any-return]
 
+    async def forget(self, devices: Set[str]) -> Forgotten:
+        """Delete everything of some devices, and overwrite it; what is asked meanwhile waits, seconds in a large file.
+
+        What of theirs is in flight may still arrive above; it has no correction here.
+
+        Raises
+        ------
+        OutboxError
+            Not all of it could be deleted; to be called again.
+        """
+        return await self._thread.ask("forget", devices)  # type: ignore[no-any-return]
+
     def stats(self) -> OutboxStats:
         """Return depth, bytes, age and counters, as of the last group."""
         return self._writer.stats()
@@ -226,12 +239,14 @@ class Outbox:
         evicted, recorded, writer.evicted, writer.recorded = writer.evicted, writer.recorded, [], []
         return partial(self._report, evicted, recorded)
 
-    def _other(self, what: str, argument: Any) -> list[Correction] | OutboxError | None:
+    def _other(self, what: str, argument: Any) -> list[Correction] | Forgotten | OutboxError | None:
         try:
             if what == "corrections":
                 return self._writer.corrections(*argument)
             if what == "put_back":
                 self._writer.put_back(argument)
+            elif what == "forget":
+                return self._writer.forget(argument)
             elif what == "open":
                 self._writer.open()
             elif what == "close":

@@ -11,12 +11,12 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import structlog
 
 from escalade.tiers.outbox import correction
+from escalade.tiers.outbox.batch import Batch, Written
 from escalade.tiers.outbox.correction import Correction, Delivered
 from escalade.tiers.outbox.errors import CorruptError, OutboxError, OutboxFullError
 from escalade.tiers.outbox.file import OUTBOX
@@ -28,7 +28,7 @@ from escalade.tiers.outbox.sealing import UNSEALED, open_correction, open_item, 
 from escalade.tiers.outbox.stats import Evicted, EvictionReason, OutboxStats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Sequence, Set
     from pathlib import Path
 
     from escalade.tiers.outbox.database import Database
@@ -41,29 +41,6 @@ log = structlog.get_logger(__name__)
 LOG_EVERY_S = 1.0
 """Evictions are logged once in so long, all of them, with the first few named."""
 NAMED = 8
-
-
-@dataclass
-class Batch:
-    """What is to be written in one transaction."""
-
-    puts: list[Item] = field(default_factory=list)
-    done: list[int] = field(default_factory=list)
-    failed: list[int] = field(default_factory=list)
-    delivered: list[Sequence[Delivered]] = field(default_factory=list)
-    given_up: list[tuple[Sequence[int], EvictionReason]] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.puts or self.done or self.failed or self.delivered or self.given_up)
-
-
-class Written(NamedTuple):
-    """What became of a batch."""
-
-    puts: list[int | OutboxError]
-    """Each item's number, or why it was not kept."""
-    delivered: list[list[Correction] | OutboxError]
-    """The corrections of each, or why they are not on the disk yet."""
 
 
 class Writer(Keeper):
@@ -243,6 +220,13 @@ class Writer(Keeper):
 
     def _owing(self) -> bool:
         return bool(self._settled or self._attempts)
+
+    def _deleted(self, devices: Set[str], corrections: Set[int]) -> None:
+        """What is in flight has no correction."""
+        self._order.forget(devices)
+        self._ledger.forget(corrections)
+        self._out = {seq: out for seq, out in self._out.items() if out[0].item.device not in devices}
+        self._owed = [one for one in self._owed if one.device not in devices]
 
     def _index(self, database: Database, now: float) -> None:
         """Order what the file holds; a crash has put back whatever was in flight."""

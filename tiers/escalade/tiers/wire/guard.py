@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -19,7 +21,7 @@ from escalade.tiers.errors import EscaladeError, ForbiddenError, InputError, Unk
 from escalade.tiers.identity import SPEAKER, Identity, Speaker, identity_of
 from escalade.tiers.roles import scope_of
 from escalade.tiers.tls_files import LOOK_S
-from escalade.tiers.wire.certificates import serial_of_pem
+from escalade.tiers.wire.certificates import serial_and_end
 from escalade.tiers.wire.status import status_of
 
 if TYPE_CHECKING:
@@ -40,11 +42,14 @@ class _Peer:
 
     Attributes
     ----------
+    not_after:
+        When it ends, seconds since the epoch.
     speakers:
         By method, those that it was let into.
     """
 
     serial: int
+    not_after: float
     identity: Identity | None
     says: str
     speakers: dict[str, Speaker] = field(default_factory=dict)
@@ -54,12 +59,17 @@ class Guard(grpc.aio.ServerInterceptor):
     """Lets calls in.
 
     A certificate is read at its first call and recognised by its bytes at all others, so that a call costs a few
-    microseconds. A stream is looked after as long as it is open: when its caller's certificate is revoked, `watch`
-    ends it.
+    microseconds. A stream is looked after as long as it is open: when its caller's certificate is revoked or ends,
+    `watch` ends it.
+
+    Parameters
+    ----------
+    clock:
+        Seconds since the epoch.
     """
 
-    def __init__(self, files: TlsFiles, refusals: Refusals) -> None:
-        self._files, self._refusals = files, refusals
+    def __init__(self, files: TlsFiles, refusals: Refusals, clock: Callable[[], float] = time.time) -> None:
+        self._files, self._refusals, self._clock = files, refusals, clock
         self._identities = files.identities
         self._peers: dict[bytes, _Peer] = {}
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
@@ -80,24 +90,23 @@ class Guard(grpc.aio.ServerInterceptor):
         facts: Any = context.auth_context()
         pem = facts.get("x509_pem_cert")
         if pem is None:
-            raise self._refuse(method, _Peer(0, None, ""), "unknown")
+            raise self._refuse(method, _Peer(0, inf, None, ""), "unknown")
         peer = self._peers.get(pem[0])
         if peer is None:
             peer = self._learn(facts, pem[0])
-        if peer.serial in files.denied:
-            raise self._refuse(method, peer, "revoked")
+        if cause := self._ended(peer):
+            raise self._refuse(method, peer, cause)
         speaker = peer.speakers.get(method)
         if speaker is None:
             speaker = self._speaker(method, peer)
         return peer, speaker
 
     async def watch(self) -> None:
-        """End the streams of callers whose certificates are revoked, for ever; and look after the files."""
+        """End the streams of callers whose certificates are revoked or end, for ever; and look after the files."""
         while True:
             self._files.refresh()
-            denied = self._files.denied
             for task, peer in self._streams.items():
-                if peer.serial in denied:
+                if self._ended(peer):
                     task.cancel()
             await asyncio.sleep(LOOK_S)
 
@@ -114,6 +123,12 @@ class Guard(grpc.aio.ServerInterceptor):
             known = self._wrapped[method] = (handler, self._guarded(method, handler))
         return known[1]
 
+    def _ended(self, peer: _Peer) -> Cause | None:
+        """Return why a certificate that was good in its handshake is good no more."""
+        if peer.serial in self._files.denied:
+            return "revoked"
+        return "expired" if self._clock() > peer.not_after else None
+
     def _learn(self, facts: Any, pem: bytes) -> _Peer:
         uris, dns_names = (
             [value.decode(errors="replace") for value in facts.get(name, ())] for name in ("peer_uri", "peer_dns")
@@ -121,7 +136,11 @@ class Guard(grpc.aio.ServerInterceptor):
         says = ", ".join([*uris, *dns_names]) or b" ".join(facts.get("x509_common_name", ())).decode(errors="replace")
         if len(self._peers) >= PEERS_KEPT:
             del self._peers[next(iter(self._peers))]
-        peer = self._peers[pem] = _Peer(serial_of_pem(pem), identity_of(uris, dns_names, self._identities), says)
+        try:
+            peer = _Peer(*serial_and_end(pem), identity_of(uris, dns_names, self._identities), says)
+        except ValueError:  # a CA that writes it in a way of its own
+            peer = _Peer(0, inf, None, says)
+        self._peers[pem] = peer
         return peer
 
     def _speaker(self, method: str, peer: _Peer) -> Speaker:
@@ -138,8 +157,9 @@ class Guard(grpc.aio.ServerInterceptor):
         self._count(method, peer, cause)
         if cause == "unknown":
             return UnknownCallerError("your certificate does not say who you are: it names no identity known here")
-        if cause == "revoked":
-            return ForbiddenError(f"the certificate {peer.serial:x} is revoked")
+        if cause in ("revoked", "expired"):
+            text = "is revoked" if cause == "revoked" else "has expired"
+            return ForbiddenError(f"the certificate {peer.serial:x} {text}")
         return ForbiddenError(f"{peer.identity} may not call {method}")
 
     def _count(self, method: str, peer: _Peer, cause: Cause) -> None:
@@ -178,12 +198,13 @@ class Guard(grpc.aio.ServerInterceptor):
                         async for response in responses:
                             await context.write(response)
             except asyncio.CancelledError:
-                if peer.serial not in self._files.denied:
+                cause = self._ended(peer)
+                if cause is None:
                     raise
                 current = asyncio.current_task()
                 if current:
                     current.uncancel()
-                await context.abort(*status_of(self._refuse(method, peer, "revoked")))
+                await context.abort(*status_of(self._refuse(method, peer, cause)))
 
         write = handler.response_serializer
         if handler.request_streaming:

@@ -113,6 +113,8 @@ class GrpcServer:
         host, port = host_port(self._address)
         try:
             if self._security:
+                if not self._security.files.credentials.facts.hosts:
+                    log.warning("callers will refuse this tier: its certificate names no host; issue it with --host")
                 bound = self._server.add_secure_port(self._address, server_credentials(self._security.files))
             else:
                 bound = self._server.add_insecure_port(self._address)

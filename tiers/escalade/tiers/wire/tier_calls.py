@@ -33,6 +33,13 @@ class TierCalls:
         except grpc.aio.AioRpcError as error:
             raise _explained(error) from error
 
+    async def forget(self, device: str, timeout_s: float) -> list[str]:
+        """Have a device forgotten; return a line for each place where the tier keeps something."""
+        try:
+            return list((await self._stub.Forget(tier_pb2.ForgetRequest(device=device), timeout=timeout_s)).done)
+        except grpc.aio.AioRpcError as error:
+            raise _explained(error) from error
+
     async def corrections(self, after: int, *, until_now: bool, raw: bool) -> AsyncIterator[Correction]:
         """Yield corrections after a number."""
         request = tier_pb2.WatchCorrectionsRequest(after=after, until_now=until_now)

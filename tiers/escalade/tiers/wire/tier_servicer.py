@@ -13,12 +13,13 @@ from escalade.protos.v1 import tier_pb2, tier_service_pb2
 from escalade.tiers.errors import DrainingError, EscaladeError, InputError, NotServedError
 from escalade.tiers.identity import may_hear_of, speaking_for
 from escalade.tiers.reports import received
+from escalade.tiers.wire.callers import NAME_BYTES
 from escalade.tiers.wire.caps import parsed
 from escalade.tiers.wire.status import abort, guarded
 from escalade.tiers.wire.tier_messages import correction_to_proto, item_from_proto, received_to_proto, status_to_proto
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
     from google.protobuf.descriptor import FileDescriptor
 
@@ -42,13 +43,21 @@ class TierServicer:
         Returns the tier's state.
     corrections, inbox:
         None where the tier keeps no outbox, or no inbox.
+    forget:
+        Deletes what is kept of a device, and returns what to say of it.
     """
 
     name = tier_service_pb2.DESCRIPTOR.services_by_name["Tier"].full_name
     files: tuple[FileDescriptor, ...] = (tier_pb2.DESCRIPTOR, tier_service_pb2.DESCRIPTOR)
 
-    def __init__(self, status: Callable[[], Status], corrections: Corrections | None, inbox: Inbox | None) -> None:
-        self._status, self._corrections, self._inbox = status, corrections, inbox
+    def __init__(
+        self,
+        status: Callable[[], Status],
+        corrections: Corrections | None,
+        inbox: Inbox | None,
+        forget: Callable[[str], Awaitable[list[str]]],
+    ) -> None:
+        self._status, self._corrections, self._inbox, self._forget = status, corrections, inbox, forget
         self._stopping = asyncio.Event()
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -56,6 +65,7 @@ class TierServicer:
         methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             "GetStatus": grpc.unary_unary_rpc_method_handler(guarded(self.get_status)),
             "Deliver": grpc.unary_unary_rpc_method_handler(guarded(self.deliver)),
+            "Forget": grpc.unary_unary_rpc_method_handler(guarded(self.forget)),
             "WatchCorrections": grpc.unary_stream_rpc_method_handler(self.watch_corrections),
             "WatchReports": grpc.unary_stream_rpc_method_handler(self.watch_reports),
         }
@@ -110,6 +120,13 @@ class TierServicer:
             raise InputError(str(error)) from error
         items = [replace(item, device=speaking_for(item.device)) for item in items]
         return tier_pb2.DeliverResponse(fresh=await self._inbox.store(items)).SerializeToString()
+
+    async def forget(self, data: bytes) -> bytes:
+        """Delete what the tier keeps of a device."""
+        device = parsed(tier_pb2.ForgetRequest, data).device
+        if not device or len(device.encode()) > NAME_BYTES:
+            raise InputError(f"name the device to forget, in at most {NAME_BYTES} bytes")
+        return tier_pb2.ForgetResponse(done=await self._forget(device)).SerializeToString()
 
     async def _until_stop(self, found: AsyncIterator[T]) -> AsyncGenerator[T]:
         """Yield what is found; DrainingError when the tier stops meanwhile."""

@@ -455,6 +455,40 @@ class ReceivedReport(google.protobuf.message.Message):
 global___ReceivedReport = ReceivedReport
 
 @typing.final
+class ForgetRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: builtins.int
+    device: builtins.str
+    """Its name, as in `device:` and `escalade.device`."""
+    def __init__(
+        self,
+        *,
+        device: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["device", b"device"]) -> None: ...
+
+global___ForgetRequest = ForgetRequest
+
+@typing.final
+class ForgetResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DONE_FIELD_NUMBER: builtins.int
+    @property
+    def done(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """One line for each place where the tier keeps something: what was deleted there, or why nothing could be."""
+
+    def __init__(
+        self,
+        *,
+        done: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["done", b"done"]) -> None: ...
+
+global___ForgetResponse = ForgetResponse
+
+@typing.final
 class DeliverRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from escalade.protos.v1 import tier_pb2 as escalade_dot_protos_dot_v1_dot_tier__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%escalade/protos/v1/tier_service.proto\x12\x12\x65scalade.protos.v1\x1a\x1d\x65scalade/protos/v1/tier.proto2\xef\x02\n\x04Tier\x12Q\n\tGetStatus\x12$.escalade.protos.v1.GetStatusRequest\x1a\x1e.escalade.protos.v1.TierStatus\x12\x61\n\x10WatchCorrections\x12+.escalade.protos.v1.WatchCorrectionsRequest\x1a\x1e.escalade.protos.v1.Correction0\x01\x12R\n\x07\x44\x65liver\x12\".escalade.protos.v1.DeliverRequest\x1a#.escalade.protos.v1.DeliverResponse\x12]\n\x0cWatchReports\x12\'.escalade.protos.v1.WatchReportsRequest\x1a\".escalade.protos.v1.ReceivedReport0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%escalade/protos/v1/tier_service.proto\x12\x12\x65scalade.protos.v1\x1a\x1d\x65scalade/protos/v1/tier.proto2\xc0\x03\n\x04Tier\x12Q\n\tGetStatus\x12$.escalade.protos.v1.GetStatusRequest\x1a\x1e.escalade.protos.v1.TierStatus\x12\x61\n\x10WatchCorrections\x12+.escalade.protos.v1.WatchCorrectionsRequest\x1a\x1e.escalade.protos.v1.Correction0\x01\x12R\n\x07\x44\x65liver\x12\".escalade.protos.v1.DeliverRequest\x1a#.escalade.protos.v1.DeliverResponse\x12]\n\x0cWatchReports\x12\'.escalade.protos.v1.WatchReportsRequest\x1a\".escalade.protos.v1.ReceivedReport0\x01\x12O\n\x06\x46orget\x12!.escalade.protos.v1.ForgetRequest\x1a\".escalade.protos.v1.ForgetResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'escalade.protos.v1.tier_ser
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TIER']._serialized_start=93
-  _globals['_TIER']._serialized_end=460
+  _globals['_TIER']._serialized_end=541
 # @@protoc_insertion_point(module_scope)

@@ -55,6 +55,11 @@ class TierStub(object):
                 request_serializer=escalade_dot_protos_dot_v1_dot_tier__pb2.WatchReportsRequest.SerializeToString,
                 response_deserializer=escalade_dot_protos_dot_v1_dot_tier__pb2.ReceivedReport.FromString,
                 _registered_method=True)
+        self.Forget = channel.unary_unary(
+                '/escalade.protos.v1.Tier/Forget',
+                request_serializer=escalade_dot_protos_dot_v1_dot_tier__pb2.ForgetRequest.SerializeToString,
+                response_deserializer=escalade_dot_protos_dot_v1_dot_tier__pb2.ForgetResponse.FromString,
+                _registered_method=True)
 
 
 class TierServicer(object):
@@ -88,6 +93,14 @@ class TierServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Forget(self, request, context):
+        """Deletes what the tier keeps of a device, and overwrites it. UNAVAILABLE when not all of it could be deleted: call
+        again. PERMISSION_DENIED on a plaintext port beyond the loopback, where nobody knows who asks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TierServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -110,6 +123,11 @@ def add_TierServicer_to_server(servicer, server):
                     servicer.WatchReports,
                     request_deserializer=escalade_dot_protos_dot_v1_dot_tier__pb2.WatchReportsRequest.FromString,
                     response_serializer=escalade_dot_protos_dot_v1_dot_tier__pb2.ReceivedReport.SerializeToString,
+            ),
+            'Forget': grpc.unary_unary_rpc_method_handler(
+                    servicer.Forget,
+                    request_deserializer=escalade_dot_protos_dot_v1_dot_tier__pb2.ForgetRequest.FromString,
+                    response_serializer=escalade_dot_protos_dot_v1_dot_tier__pb2.ForgetResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -221,6 +239,33 @@ class Tier(object):
             '/escalade.protos.v1.Tier/WatchReports',
             escalade_dot_protos_dot_v1_dot_tier__pb2.WatchReportsRequest.SerializeToString,
             escalade_dot_protos_dot_v1_dot_tier__pb2.ReceivedReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Forget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/escalade.protos.v1.Tier/Forget',
+            escalade_dot_protos_dot_v1_dot_tier__pb2.ForgetRequest.SerializeToString,
+            escalade_dot_protos_dot_v1_dot_tier__pb2.ForgetResponse.FromString,
             options,
             channel_credentials,
             insecure,

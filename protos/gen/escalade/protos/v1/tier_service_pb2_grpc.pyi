@@ -44,6 +44,14 @@ class TierStub:
     ]
     """Tells what was delivered, in the order it came. FAILED_PRECONDITION where the tier keeps no inbox."""
 
+    Forget: grpc.UnaryUnaryMultiCallable[
+        escalade.protos.v1.tier_pb2.ForgetRequest,
+        escalade.protos.v1.tier_pb2.ForgetResponse,
+    ]
+    """Deletes what the tier keeps of a device, and overwrites it. UNAVAILABLE when not all of it could be deleted: call
+    again. PERMISSION_DENIED on a plaintext port beyond the loopback, where nobody knows who asks.
+    """
+
 class TierAsyncStub:
     """Served by every tier beside the Open Inference Protocol."""
 
@@ -69,6 +77,14 @@ class TierAsyncStub:
         escalade.protos.v1.tier_pb2.ReceivedReport,
     ]
     """Tells what was delivered, in the order it came. FAILED_PRECONDITION where the tier keeps no inbox."""
+
+    Forget: grpc.aio.UnaryUnaryMultiCallable[
+        escalade.protos.v1.tier_pb2.ForgetRequest,
+        escalade.protos.v1.tier_pb2.ForgetResponse,
+    ]
+    """Deletes what the tier keeps of a device, and overwrites it. UNAVAILABLE when not all of it could be deleted: call
+    again. PERMISSION_DENIED on a plaintext port beyond the loopback, where nobody knows who asks.
+    """
 
 class TierServicer(metaclass=abc.ABCMeta):
     """Served by every tier beside the Open Inference Protocol."""
@@ -103,5 +119,15 @@ class TierServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[escalade.protos.v1.tier_pb2.ReceivedReport], collections.abc.AsyncIterator[escalade.protos.v1.tier_pb2.ReceivedReport]]:
         """Tells what was delivered, in the order it came. FAILED_PRECONDITION where the tier keeps no inbox."""
+
+    @abc.abstractmethod
+    def Forget(
+        self,
+        request: escalade.protos.v1.tier_pb2.ForgetRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[escalade.protos.v1.tier_pb2.ForgetResponse, collections.abc.Awaitable[escalade.protos.v1.tier_pb2.ForgetResponse]]:
+        """Deletes what the tier keeps of a device, and overwrites it. UNAVAILABLE when not all of it could be deleted: call
+        again. PERMISSION_DENIED on a plaintext port beyond the loopback, where nobody knows who asks.
+        """
 
 def add_TierServicer_to_server(servicer: TierServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+import os
+
 import structlog
 from hypothesis import settings
+
+# Before numpy is imported: small products are not worth a second thread, which on a busy machine makes them wait. Also
+# for the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same examples in every run, however slow the machine: a failure is then a change of the code.
 settings.register_profile("escalade", deadline=None, derandomize=True)

@@ -123,12 +123,15 @@ def test_control_c_writes_what_there_is(tmp_path: Path, terminal: bool) -> None:
     os.close(writer)
     with os.fdopen(reader, "rb", buffering=0) as said:
         seen = b""
-        while b"requests" not in seen:
-            more = said.read(4096)
-            assert more, seen
-            seen += more
-        process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=100)
+        try:
+            while b"requests" not in seen:
+                more = said.read(4096)
+                assert more, seen
+                seen += more
+            process.send_signal(signal.SIGINT)
+            out, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert b"edge server" in seen
     assert process.returncode == 130
     assert "of 1e+08 s simulated" in out

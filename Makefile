@@ -22,7 +22,7 @@ demo: setup      ## train, start seven processes, stream the test digits, print 
 	$(BIN)/escalade demo --out runs/demo
 
 test: setup      ## the whole test suite: what may run side by side, then what has to be alone
-	$(BIN)/python -m pytest -m "not alone" --numprocesses=2 --dist=loadfile
+	$(BIN)/python -m pytest -m "not alone" --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m alone
 
 protos: setup    ## regenerate the committed protobuf code

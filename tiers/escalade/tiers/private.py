@@ -19,6 +19,13 @@ def open_private(file: Path, mode: str) -> IO[str]:
     return open(file, mode, encoding="utf-8", opener=opener)
 
 
+def make_private(file: Path) -> None:
+    """See that a file is there, and `tighten` it; what hinders is left to whoever opens it next."""
+    with suppress(OSError):
+        os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY))
+    tighten(file)
+
+
 def opener(file: str, flags: int) -> int:
     """Open for `open`: what is made is for its owner alone."""
     return os.open(file, flags, OWNER_ONLY)

@@ -158,10 +158,8 @@ def named_by(files: TlsFiles, config: TierConfig) -> TierConfig:
 def doubts_of(own: Identity | None, config: TierConfig) -> list[str]:
     """Return what of a tier's identity is perhaps not meant, a sentence each, for the log."""
     if own is None:
-        return [
-            "its certificate says no role and name (escalade://ROLE/NAME), or several: tiers above know it by their "
-            "`tls.identities` alone, and refuse it without"
-        ]
+        nobody = "its certificate says no role and name (escalade://ROLE/NAME), or several: tiers above refuse it"
+        return [f"{nobody}, unless their `tls.identities` name it"]
     if own.role != config.tier.replace("_", "-"):
         return [f"its certificate is {own}'s, and it serves as {config.tier}; issue it one of that role"]
     return []

@@ -182,6 +182,7 @@ def test_every_link_leads_somewhere() -> None:
         *ROOT.glob("docs/**/*.md"),
         *ROOT.glob("*/README.md"),
         ROOT / "CONTRIBUTING.md",
+        ROOT / "SECURITY.md",
     ]:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             if "://" not in target:

@@ -198,4 +198,6 @@ def _said(facts: Facts) -> str:
     hosts = f" at {', '.join(facts.hosts)}" if facts.hosts else ""
     left = (facts.not_after.timestamp() - time.time()) / 86400
     state = "EXPIRED " if left < 0 else "soon, " if left < SOON_DAYS else ""
+    if facts.not_before.timestamp() > time.time():
+        state = f"NOT BEFORE {facts.not_before:%Y-%m-%d %H:%M} UTC, {state}"
     return f"{who}{hosts}, until {state}{facts.not_after:%Y-%m-%d}, serial {facts.serial_hex}"

@@ -314,8 +314,12 @@ class Authority:
         digits, log = text.replace(":", ""), self.folder / LOG
         if _SERIAL.fullmatch(digits):
             serial = int(digits, 16)
-            if serial in self.denied or any(
-                audit.has(log, what, serial=f"{serial:X}") for what in ("issued", "renewed", "enrolled")
+            name = f"{serial:X}"
+            if (
+                serial in self.denied
+                or any(audit.has(log, what, serial=name) for what in ("issued", "renewed", "enrolled"))
+                or any((self.folder / "replaced").glob(f"*/{name}.crt"))
+                or any(facts.serial == serial for _, facts in self.certificates())
             ):
                 return serial
         raise SetupError(

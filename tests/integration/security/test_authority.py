@@ -149,6 +149,14 @@ def test_a_host_that_no_caller_can_mean_is_refused(authority: Authority, host: s
     assert said(authority) == ["ca made"]
 
 
+@pytest.mark.parametrize("name", ["", "\udcfc", "a\nb", "x" * 65])
+def test_a_ca_needs_a_name_that_can_be_written(tmp_path: Path, name: str) -> None:
+    """Nothing is made without one."""
+    with pytest.raises(SetupError, match="is no name of a CA"):
+        Authority.init(tmp_path / "new", name)
+    assert not (tmp_path / "new").exists()
+
+
 def test_an_empty_request_is_no_request(authority: Authority) -> None:
     """No key is made in its place."""
     with pytest.raises(SetupError, match="not a certificate signing request"):

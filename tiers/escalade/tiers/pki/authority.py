@@ -323,7 +323,7 @@ class Authority:
             ):
                 return serial
         raise SetupError(
-            f"{one_line(text)!r} is neither a name in {self.folder / 'issued'} nor a serial number that this CA has "
+            f"{text!r} is neither a name in {self.folder / 'issued'} nor a serial number that this CA has "
             f"given; `escalade pki inspect` shows both. One of another CA's is added to {self.folder / 'denied.txt'} "
             "by hand"
         )

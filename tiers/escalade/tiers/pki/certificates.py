@@ -34,6 +34,8 @@ PublicKey = ec.EllipticCurvePublicKey
 Certificate = x509.Certificate
 
 CA_DAYS, DEVICE_DAYS = 3650, 365
+LONGEST_NAME = 64
+"""Characters of a common name (X.520)."""
 CLOCK_SKEW = timedelta(hours=1)
 """Certificates are valid from so long before they are made: a device's clock may be behind."""
 _WITH_PORT = re.compile(r"(?P<host>[\w.-]+|\[[0-9A-Fa-f:.]+\]):\d+", re.ASCII)
@@ -90,7 +92,12 @@ def from_pem(data: bytes) -> Certificate:
 
 
 def make_ca(name: str, key: Key, *, days: float, now: datetime) -> Certificate:
-    """Return a CA's own certificate. It may sign devices' certificates, and no other CA's."""
+    """Return a CA's own certificate. It may sign devices' certificates, and no other CA's.
+
+    SetupError when it cannot have that name.
+    """
+    if not 1 <= len(name) <= LONGEST_NAME or not name.isprintable():
+        raise SetupError(f"{name!r} is no name of a CA; give it 1 to {LONGEST_NAME} printable characters")
     subject = _common_name(name)
     usage = _usage(signs_certificates=True)
     return (
@@ -210,7 +217,7 @@ def utc(now_s: float) -> datetime:
 
 
 def _common_name(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:LONGEST_NAME])])
 
 
 def check_hosts(hosts: Sequence[str]) -> None:
@@ -228,8 +235,7 @@ def _host(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
     with_port = _WITH_PORT.fullmatch(host)
     hint = f"; it has a port, write {with_port['host'].strip('[]')!r} alone" if with_port else ""
-    shown = host.encode(errors="backslashreplace").decode()
-    raise SetupError(f"{shown!r} is neither the name of one host nor an IP address{hint}")
+    raise SetupError(f"{host!r} is neither the name of one host nor an IP address{hint}")
 
 
 def _dated(

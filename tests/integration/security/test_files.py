@@ -214,7 +214,7 @@ def test_config_check_says_who_a_tier_is(
     "section",
     [
         {"listen": {"address": "0.0.0.0:1"}},
-        {"upstream": {"address": "gateway:1"}, "policy": {"name": "AlwaysEscalate"}},
+        {"upstream": {"address": "GATEWAY:1"}, "policy": {"name": "AlwaysEscalate"}},
         {"upstream": {"address": "[::1]:1"}, "policy": {"name": "AlwaysEscalate"}, "fallbacks": [{"address": "b:1"}]},
     ],
     ids=["listen", "upstream", "fallbacks"],
@@ -226,6 +226,7 @@ def test_plaintext_beyond_the_loopback_is_refused_unless_it_is_written(section: 
     with pytest.raises(ConfigError, match="is not on this machine, and there is no `tls:`") as caught:
         EdgeServer.from_config(config)
     assert caught.value.key == name
+    assert caught.value.message.startswith(("0.0.0.0:1 is", "GATEWAY:1 is", "b:1 is"))
     if name == "fallbacks":
         allowed = {**config, name: [{**section[name][0], "insecure": True}]}
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections import Counter
 from collections.abc import Iterator
@@ -46,12 +47,16 @@ def test_an_outbox_is_for_its_owner_alone(tmp_path: Path, kind: Kind) -> None:
 @pytest.mark.parametrize(("before", "after"), [(0o644, 0o600), (0o666, 0o600), (0o640, 0o640)])
 def test_what_everybody_may_read_is_tightened(tmp_path: Path, before: int, after: int) -> None:
     """When it is opened next; what a group was given stays the group's."""
-    write(tmp_path / "x.db").close()
-    (tmp_path / "x.db").chmod(before)
-    (tmp_path / "x.db-wal").touch()
-    (tmp_path / "x.db-wal").chmod(before)
-    database = write(tmp_path / "x.db")
-    assert modes(tmp_path) == {"x.db": after, "x.db-wal": after}
+    first = write(tmp_path / "first.db")
+    left = tmp_path / "left"  # by a power cut
+    left.mkdir()
+    for end in ("", "-wal"):
+        shutil.copy(tmp_path / f"first.db{end}", left / f"x.db{end}")
+        (left / f"x.db{end}").chmod(before)
+    first.close()
+    database = Database(left / "x.db", OUTBOX, now=0.0, wall_s=0.0)
+    assert modes(left) == {"x.db": after, "x.db-wal": after}
+    assert database.counters() == {"x": 1}
     database.close()
 
 

@@ -171,10 +171,13 @@ def _warn_of_others(authority: Authority, name: str, hosts: list[str]) -> None:
 
 
 async def _serve(authority: Authority, address: str, hosts: list[str]) -> None:
+    from escalade.tiers.config import LogConfig
+    from escalade.tiers.logs import configure_logs
     from escalade.tiers.pki import certificates as x
     from escalade.tiers.pki.enrolment import Enroller
     from escalade.tiers.wire.enrolment import serve_enrolment
 
+    configure_logs(LogConfig())
     key = x.new_key()  # never leaves this process
     request = x.make_request("enrolment", key)
     certificate = authority.issue_enrolment(request, hosts, days=365)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from escalade.tiers.outbox.errors import CorruptError, OutboxError, is_corrupt
 from escalade.tiers.outbox.sealing import KEY_ID_BYTES, MAGIC, Seal
+from escalade.tiers.private import make_private, tighten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -95,6 +96,8 @@ class File:
 
     def __init__(self, path: Path, kind: Kind, *, synchronous: Synchronous = "FULL", upgrade: bool = True) -> None:
         self.path, self._kind = path, kind
+        make_private(path)
+        tighten(path.with_name(f"{path.name}-wal"))
         self.connection = sqlite3.connect(path, isolation_level=None, timeout=0.2, check_same_thread=False)
         try:
             with corruption_noticed():

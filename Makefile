@@ -21,8 +21,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup      ## train, start seven processes, stream the test digits, print the table
 	$(BIN)/escalade demo --out runs/demo
 
-test: setup      ## the whole test suite
-	$(BIN)/python -m pytest
+test: setup      ## the whole test suite: what may run side by side, then what has to be alone
+	$(BIN)/python -m pytest -m "not alone" --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m alone
 
 protos: setup    ## regenerate the committed protobuf code
 	$(BIN)/python protos/generate.py

@@ -16,7 +16,7 @@ from escalade.tiers import Answer, Client
 from escalade.tiers.testing.onnx_models import scaled_identity
 from escalade.tiers.testing.processes import TierProcess
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.alone]
 
 TIERS = ("endpoint", "edge_node", "edge_server")
 SCALES = {"endpoint": 1.0, "edge_node": 3.0, "edge_server": 10.0}

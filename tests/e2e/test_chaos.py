@@ -8,12 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from escalade.tiers.testing.chaos.checker import check
 from escalade.tiers.testing.chaos.history import History
 from escalade.tiers.testing.chaos.mutations import MUTATIONS, noticed
 from escalade.tiers.testing.chaos.rules import TIMED, Rules
 from escalade.tiers.testing.chaos.run import SHORT
 from escalade.tiers.testing.chaos.world import World
+
+pytestmark = pytest.mark.alone
 
 
 def test_tiers_that_are_killed_frozen_and_cut_off_keep_every_promise(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from escalade.policies import Threshold
 from escalade.simulations.replay import Recording, replay
 from escalade.tiers.config_file import load_config
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.alone]
 
 TIERS = ("endpoint", "edge_node", "edge_server")
 NAMES = ["edge-node-0", "edge-node-1", "edge-server", "endpoint-0", "endpoint-1", "endpoint-2", "endpoint-3"]

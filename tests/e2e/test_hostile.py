@@ -32,7 +32,9 @@ from escalade.tiers.wire.rows import field
 
 from .raw_http2 import PREFACE, START_WINDOW, RawConnection, frame, message
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(120 + float(os.environ.get("SOAK_SECONDS", "0")))]
+pytestmark = [
+    pytest.mark.asyncio, pytest.mark.alone, pytest.mark.timeout(120 + float(os.environ.get("SOAK_SECONDS", "0")))
+]  # fmt: skip
 
 SOAK_S = float(os.environ.get("SOAK_SECONDS", "0"))
 MESSAGE_BYTES = 2**20

@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 BIN = Path(sys.executable).parent
 
+pytestmark = pytest.mark.alone  # they share one run of the demo with test_demo.py
+
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
@@ -182,6 +184,7 @@ def test_every_link_leads_somewhere() -> None:
         *ROOT.glob("docs/**/*.md"),
         *ROOT.glob("*/README.md"),
         ROOT / "CONTRIBUTING.md",
+        ROOT / "SECURITY.md",
     ]:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             if "://" not in target:

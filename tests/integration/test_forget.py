@@ -59,6 +59,7 @@ def file(tmp_path: Path, models: Path) -> Path:
         "inbox": {"file": "inbox.db"},
         "egress_ledger": {"file": "egress.json"},
         "record": {"folder": "record"},
+        "audit": "audit.log",
     }
     (tmp_path / "tier.yaml").write_text(yaml.safe_dump(config))
     return tmp_path / "tier.yaml"
@@ -84,8 +85,9 @@ def test_nothing_is_left_of_a_device_and_everything_of_the_others(
     assert said[2].endswith("inbox.db: 2 items, 0 corrections, 0 damaged items and 0 damaged files deleted")
     assert said[3].endswith("egress.json: 1 lines no longer name it; their sums stay")
     assert said[4].endswith("it holds scores and posteriors of all of them")
+    assert json.loads((tmp_path / "audit.log").read_text())["name"] == "cam-1"
     for path in tmp_path.iterdir():
-        if path.name != "tier.yaml":
+        if path.name not in ("tier.yaml", "audit.log"):
             assert b"my own face" not in path.read_bytes(), path
             assert b"cam-1" not in path.read_bytes(), path
     found = asyncio.run(left(tmp_path))
@@ -109,7 +111,10 @@ def test_a_running_tier_is_left_alone(file: Path, tmp_path: Path, capsys: pytest
             return code
 
     assert asyncio.run(forget_meanwhile()) == 2
-    assert "has it open; stop that process" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "has it open; stop that process" in said
+    assert "a tier that runs is asked: `escalade forget cam-1 --at HOST:PORT`" in said
+    assert "has it open" in json.loads((tmp_path / "audit.log").read_text())["trouble"]
 
 
 def test_a_devices_own_recording_goes_too(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,11 @@ import pytest
 import yaml
 
 from escalade.cli.main import main
-from escalade.tiers import EdgeNode
+from escalade.tiers import EdgeNode, EdgeServer
+from escalade.tiers.aggregator.observation import Observation
 from escalade.tiers.errors import ConfigError
+from escalade.tiers.outbox.sealing import MAGIC
+from escalade.tiers.record_chunk import chunks
 
 X = np.array([[1, 0.9, 0, 0]], np.float32)
 
@@ -51,8 +54,10 @@ def test_a_tier_keeps_and_loads_what_is_encrypted_through_a_rotation(
     file = tier(tmp_path, plain)
     assert main(["keys", "seal-model", str(file), str(sealed)]) == 0
     assert plain.read_bytes() not in sealed.read_bytes()
-    file = tier(tmp_path, sealed, model={"name": "m"})
+    file = tier(tmp_path, sealed, model={"name": "m"}, record={"folder": "record"})
     assert asyncio.run(answer(file))[1] == 1
+    assert all(path.read_bytes().startswith(MAGIC) for path in chunks(tmp_path / "record"))
+    assert chunks(tmp_path / "record")
     assert X.tobytes() not in b"".join(path.read_bytes() for path in tmp_path.glob("outbox.db*"))
     capsys.readouterr()
     assert main(["keys", "rotate", str(keys)]) == 0
@@ -66,6 +71,33 @@ def test_a_tier_keeps_and_loads_what_is_encrypted_through_a_rotation(
     keys.write_text(keys.read_text().splitlines()[0] + "\n")
     with pytest.raises(ConfigError, match=r"model.sealed' cannot be opened: it is encrypted with another key"):
         asyncio.run(answer(file))
+
+
+def test_an_aggregators_file_and_its_recording_are_encrypted(tmp_path: Path, models: Path) -> None:
+    """With the tier's keys; without the one that it needs the tier does not start, and says which."""
+    assert main(["keys", "new", str(tmp_path / "keys")]) == 0
+    config = {
+        "tier": "edge_server",
+        "model": {"file": str(models / "sure.onnx")},
+        "at_rest": {"key_source": {"file": str(tmp_path / "keys")}},
+        "aggregator": {"nodes": ["a"], "file": str(tmp_path / "events.db"), "record": {"folder": str(tmp_path / "r")}},
+    }
+
+    async def observed() -> None:
+        async with EdgeServer.from_config(config) as server:
+            aggregator = server._attached.aggregator
+            assert aggregator
+            await aggregator.observe([Observation("a", "1", "e", "", None, np.full(4, 0.25, np.float32), None, None)])
+            await aggregator.flush()
+
+    asyncio.run(observed())
+    assert all(path.read_bytes().startswith(MAGIC) for path in chunks(tmp_path / "r"))
+    assert chunks(tmp_path / "r")
+    assert MAGIC in (tmp_path / "events.db").read_bytes()
+    (tmp_path / "keys").unlink()
+    assert main(["keys", "new", str(tmp_path / "keys")]) == 0
+    with pytest.raises(ConfigError, match=r"key that at_rest.key_source does not have \([0-9a-f]{16}\); put it back"):
+        asyncio.run(observed())
 
 
 def test_a_model_is_known_by_its_digest_also_when_it_is_encrypted(tmp_path: Path, models: Path) -> None:

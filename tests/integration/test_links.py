@@ -21,7 +21,7 @@ from escalade.tiers.links import MOST_HOPS
 from escalade.tiers.service import Service
 from escalade.tiers.testing.processes import TierProcess
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.alone]
 
 X = np.array([[0, 0, 0.5, 0]], np.float32)  # the edge node is not sure of it, the edge server is
 CRITICAL = Caller(priority="critical")

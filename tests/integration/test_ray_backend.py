@@ -20,7 +20,7 @@ from escalade.simulations.fleet.ray_backend import RayBackend, RaySession
 from escalade.simulations.fleet.sweep import Job, run
 from escalade.tiers.errors import SetupError
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.alone]
 
 POLICY = """
 import numpy as np

@@ -63,7 +63,21 @@ def forget(device: str, file: Path) -> int:
     SetupError
         The tier runs, or something cannot be opened: what was removed before stays removed.
     """
-    config = load_config(file)
+    config, trouble = load_config(file), ""
+    try:
+        _forget_everywhere(config, device)
+        _forget_record(config, device)
+    except SetupError as error:
+        trouble = str(error)
+        raise
+    finally:
+        if config.audit:
+            note_forgotten(config.audit, device, by=user(), trouble=trouble)
+    return 0
+
+
+def _forget_everywhere(config: TierConfig, device: str) -> None:
+    """Remove it from all places but the recording."""
     try:
         if config.outbox:
             _forget_kept(config.outbox.file, OUTBOX, device)
@@ -86,10 +100,6 @@ def forget(device: str, file: Path) -> int:
         raise SetupError(str(error)) from error
     except OSError as error:
         raise SetupError(f"{error.filename}: {error.strerror}") from error
-    _forget_record(config, device)
-    if config.audit:
-        note_forgotten(config.audit, device, by=user(), trouble="")
-    return 0
 
 
 def _forget_kept(path: Path, kind: Kind, device: str) -> None:

@@ -1,7 +1,7 @@
 """`escalade`: one command, its subcommands in files of their own.
 
-Exit codes: 0 done, 1 something failed while running, 2 something the operator gave cannot work,
-130 interrupted.
+Exit codes: 0 done, 1 something failed while running, 2 something the operator gave cannot work, 75 not yet: the clock
+is behind the dates of a certificate, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from escalade.cli.simulate.arguments import add_simulate
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+TRY_LATER = 75
+"""`EX_TEMPFAIL` of BSD's sysexits."""
 TIERS = ("endpoint", "edge-node", "edge-server")
 
 
@@ -150,7 +152,7 @@ def _run(arguments: argparse.Namespace) -> int:
     # The older poller answers 6 to 15 % more calls in Python (ADR 0006). Read when grpc is imported.
     os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener,-event_engine_client")
     # Imported here, each by who needs it: `escalade --help` on a board must not wait for onnxruntime.
-    from escalade.tiers.errors import SetupError
+    from escalade.tiers.errors import NotYetError, SetupError
 
     try:
         if arguments.command == "serve":
@@ -236,7 +238,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return run_demo(arguments.out or Path("runs/demo"))
     except SetupError as error:
         print(f"escalade: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return TRY_LATER if isinstance(error, NotYetError) else 2
 
 
 if __name__ == "__main__":

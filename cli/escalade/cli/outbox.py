@@ -19,6 +19,7 @@ from escalade.tiers.logs import configure_logs
 from escalade.tiers.outbox import PRIORITIES, Leased, OutboxError
 from escalade.tiers.outbox.file import OUTBOX
 from escalade.tiers.outbox.offline import Offline, offline
+from escalade.tiers.private import open_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -190,11 +191,14 @@ def _quarantined_lines(outbox: Offline) -> Iterator[dict[str, Any]]:
 
 
 def write_lines(lines: Iterator[dict[str, Any]], out: Path | None) -> int:
-    """Write lines of JSON to a new file, or to standard output; return how many. SetupError when it cannot be."""
+    """Write lines of JSON to a new file of mode 0600, or to standard output; return how many.
+
+    SetupError when it cannot be.
+    """
     if out is None:
         return _write(lines, sys.stdout)
     try:
-        with out.open("x", encoding="utf-8") as stream:
+        with open_private(out, "x") as stream:
             return _write(lines, stream)
     except OSError as error:
         raise SetupError(f"{out}: {error.strerror or error}") from error

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from escalade.tiers.pki.authority import Authority
@@ -15,3 +17,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
 def strangers(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """Another CA, that nobody here believes."""
     return Authority.init(tmp_path_factory.mktemp("strangers") / "ca", "strangers")
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority.init(tmp_path / "ca", "test")

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import yaml
 
-from escalade.cli.main import main
+from escalade.cli.main import TRY_LATER, main
 from escalade.tiers import EdgeNode, EdgeServer
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.identity import Identity
 from escalade.tiers.pki import certificates as x
 from escalade.tiers.pki.authority import Authority
 from escalade.tiers.pki.files import OWNER_ONLY, replace
+from escalade.tiers.security import Security
 from escalade.tiers.testing.fleet import DAY_S, Fleet
 from escalade.tiers.tls_check import check_tls
 from escalade.tiers.tls_config import TlsConfig
@@ -36,6 +38,12 @@ def old_ca(section: dict[str, Path], fleet: Fleet) -> None:
     replace(section["ca"], x.to_pem(aged))
 
 
+def swapped(section: dict[str, Path], fleet: Fleet) -> None:
+    certificate, key = section["certificate"].read_bytes(), section["key"].read_bytes()
+    replace(section["certificate"], key)
+    replace(section["key"], certificate, OWNER_ONLY)
+
+
 CASES: dict[str, tuple[Spoil, str, str]] = {
     "expired": (lambda s, f: pair(s, f, -3), "tls.certificate", r" expired on .*renew it.*this machine's clock"),
     "clock off": (lambda s, f: pair(s, f, 3), "tls.certificate", r"is not valid before .*set this machine's clock"),
@@ -44,7 +52,21 @@ CASES: dict[str, tuple[Spoil, str, str]] = {
     "no key": (lambda s, f: s["key"].unlink(), "tls.key", "cannot read .*No such file"),
     "no certificate": (lambda s, f: s["certificate"].unlink(), "tls.certificate", "cannot read .*No such file"),
     "no CA": (lambda s, f: s["ca"].unlink(), "tls.ca", "cannot read .*No such file"),
-    "no PEM": (lambda s, f: replace(s["certificate"], b"hello"), "tls", "not a certificate and an unencrypted key"),
+    "no PEM": (lambda s, f: replace(s["certificate"], b"hello"), "tls.certificate", "is not in PEM.*openssl x509"),
+    "key no PEM": (lambda s, f: replace(s["key"], b"0\x82", 0o600), "tls.key", "is not in PEM.*openssl pkey"),
+    "cut PEM": (
+        lambda s, f: replace(s["certificate"], s["certificate"].read_bytes()[:90]),
+        "tls",
+        "not a certificate and an unencrypted key",
+    ),
+    "empty": (lambda s, f: replace(s["certificate"], b""), "tls.certificate", "is empty; copy it again"),
+    "empty key": (lambda s, f: replace(s["key"], b"", 0o600), "tls.key", "is empty; copy it again"),
+    "swapped": (swapped, "tls", "is a key and .* a certificate; exchange them"),
+    "encrypted": (
+        lambda s, f: replace(s["key"], b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n", 0o600),
+        "tls.key",
+        "is encrypted.*openssl pkey",
+    ),
     "CA no PEM": (lambda s, f: replace(s["ca"], b"\xff"), "tls.ca", "holds no certificate in PEM"),
     "CA emptied": (lambda s, f: replace(s["ca"], b""), "tls.ca", "holds no certificate in PEM"),
     "CA a device's": (lambda s, f: replace(s["ca"], s["certificate"].read_bytes()), "tls.ca", "holds no CA's"),
@@ -81,6 +103,33 @@ async def test_wrong_files_are_one_line(models: Path, fleet: Fleet, tmp_path: Pa
     assert caught.value.key == key
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value)
+
+
+def test_a_clock_that_is_behind_is_worth_another_try(
+    models: Path, fleet: Fleet, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exit code of its own: systemd starts again what ends with it, and not what ends with 2."""
+    monkeypatch.setattr("escalade.cli.serve.configure_logs", lambda _: None)  # of the whole process
+    section = {part: Path(file) for part, file in fleet.copied("server-1", tmp_path).items()}
+    pair(section, fleet, 3)
+    tls = {part: str(file) for part, file in section.items()}
+    config = {"tier": "edge_server", "model": {"file": str(models / "sure.onnx")}, "tls": tls}
+    (tmp_path / "tier.yaml").write_text(yaml.safe_dump(config))
+    assert main(["serve", "edge-server", "--config", str(tmp_path / "tier.yaml")]) == TRY_LATER
+    assert "set this machine's clock" in capsys.readouterr().err
+    units = Path(__file__).parents[3] / "examples" / "systemd"
+    for unit in units.glob("*.service"):
+        lines = unit.read_text().splitlines()
+        assert "RestartPreventExitStatus=2" in lines
+        assert {"Restart=always", "UMask=0077", "After=network-online.target time-sync.target"} <= {*lines}
+
+
+def test_a_comment_in_any_language_may_stand_beside_a_ca(fleet: Fleet, tmp_path: Path) -> None:
+    """As openssl writes the names that a certificate has."""
+    section = fleet.copied("server-1", tmp_path)
+    ca = Path(section["ca"])
+    replace(ca, "# Prüfstelle Süd\n".encode() + ca.read_bytes())
+    assert check_tls(TlsConfig.model_validate(section), time.time()).hosts
 
 
 def test_a_certificate_says_what_it_is(fleet: Fleet) -> None:
@@ -126,6 +175,26 @@ def test_a_certificate_of_a_role_that_may_not_ask_is_refused(
     EdgeNode.from_config({**config, "tls": fleet.tls(name), "upstream": {**above, "insecure": True}}).check()
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("server-1", None), ("my-viewer", "viewer/my-viewer's, and it serves as edge_server"), ("", "no role")],
+)
+def test_a_certificate_of_another_role_is_said_at_start(
+    models: Path, fleet: Fleet, tmp_path: Path, name: str, says: str | None
+) -> None:
+    """So is one that names nobody; neither is refused, for tiers that serve are asked for their hosts alone."""
+    section = fleet.tls(name or "server-1")
+    if not name:
+        (tmp_path / "identities.yaml").write_text("other.example: edge-server/other\n")
+        section["identities"] = str(tmp_path / "identities.yaml")
+    config = {"tier": "edge_server", "model": {"file": str(models / "sure.onnx")}, "tls": section}
+    server = EdgeServer.from_config(config)
+    with structlog.testing.capture_logs() as lines:
+        Security(server.config, TlsConfig.model_validate(section))
+    assert [line["event"] for line in lines if says and says in line["event"]] == [line["event"] for line in lines]
+    assert bool(lines) == bool(says)
+
+
 def test_config_check_says_who_a_tier_is(
     models: Path, fleet: Fleet, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,7 +216,7 @@ def test_config_check_says_who_a_tier_is(
     "section",
     [
         {"listen": {"address": "0.0.0.0:1"}},
-        {"upstream": {"address": "gateway:1"}, "policy": {"name": "AlwaysEscalate"}},
+        {"upstream": {"address": "GATEWAY:1"}, "policy": {"name": "AlwaysEscalate"}},
         {"upstream": {"address": "[::1]:1"}, "policy": {"name": "AlwaysEscalate"}, "fallbacks": [{"address": "b:1"}]},
     ],
     ids=["listen", "upstream", "fallbacks"],
@@ -159,6 +228,7 @@ def test_plaintext_beyond_the_loopback_is_refused_unless_it_is_written(section: 
     with pytest.raises(ConfigError, match="is not on this machine, and there is no `tls:`") as caught:
         EdgeServer.from_config(config)
     assert caught.value.key == name
+    assert caught.value.message.startswith(("0.0.0.0:1 is", "GATEWAY:1 is", "b:1 is"))
     if name == "fallbacks":
         allowed = {**config, name: [{**section[name][0], "insecure": True}]}
     else:

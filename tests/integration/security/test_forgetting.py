@@ -114,6 +114,24 @@ async def test_a_running_tier_forgets_a_device_and_goes_on_with_the_others(
 
 
 @pytest.mark.asyncio
+async def test_what_is_in_memory_alone_goes_too(config: dict[str, Any], fleet: Fleet) -> None:
+    """Answers to deliveries where there is no inbox, counts where there is no ledger's file."""
+    for name in ("inbox", "outbox", "egress_ledger", "record", "audit"):
+        del config[name]
+    async with EdgeNode.from_config(config) as node:
+        address, window = await node.listen(), node._deliveries.window
+        for device in ("cam-1", "cam-2"):
+            await window.claim(device, "a")
+            await window.answered(device, "a", MINE)
+            node.egress.sent("raw", "a:1", device, 70)
+        async with Client(address, tls=fleet.client("my-operator")) as client:
+            assert await client.forget("cam-1") == []
+        assert await window.claim("cam-1", "a") is None
+        assert await window.claim("cam-2", "a")
+        assert sorted(line.device for line in node.egress.lines()) == ["(forgotten)", "cam-2"]
+
+
+@pytest.mark.asyncio
 async def test_a_tiers_own_recording_goes_too(config: dict[str, Any], fleet: Fleet, tmp_path: Path) -> None:
     """Rows that wait for the disk among it; what comes later is recorded."""
     config |= {"listen": {"address": "127.0.0.1:0", "insecure": True}, "record": {"folder": str(tmp_path / "record")}}
@@ -182,6 +200,6 @@ async def test_a_plaintext_port_beyond_the_loopback_forgets_nothing(config: dict
     from escalade.tiers.errors import ForbiddenError
 
     parsed = parse_config({**config, "listen": {"address": "0.0.0.0:1", "insecure": True}})
-    places: Any = {"forwarding": None, "inbox": None, "attached": None, "ledger": None, "recorder": None}
+    places: Any = {"forwarding": None, "window": None, "attached": None, "ledger": None, "recorder": None}
     with pytest.raises(ForbiddenError, match="does not know who asks"):
         await Forgetting(parsed, **places).forget("cam-1")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import selectors
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,13 +31,9 @@ from escalade.tiers.pki.enrolment import Enroller, enrol
 from escalade.tiers.pki.tokens import Grant, Tokens, token_from_text
 from escalade.tiers.testing.fleet import DAY_S, Fleet
 from escalade.tiers.testing.processes import TierProcess
+from escalade.tiers.wire.enrolment import CONNECTIONS
 
 CAMERA = Identity("endpoint", "cam-1")
-
-
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority.init(tmp_path / "ca", "test")
 
 
 def mode(file: Path) -> int:
@@ -76,14 +75,13 @@ def test_revoking_a_name_revokes_all_its_certificates(authority: Authority) -> N
     """Those that were renewed too, which its key still fits; then it may be issued anew."""
     first = authority.issue(CAMERA).facts.serial
     second = authority.renew("cam-1").facts.serial
-    assert set(authority.revoke("cam-1", "lost # really")) == {first, second} == authority.denied
+    assert set(authority.revoke("cam-1", "lost # really").serials) == {first, second} == authority.denied
     with pytest.raises(SetupError, match="has no certificate"):
         authority.renew("cam-1")
-    assert authority.issue(CAMERA).facts.serial not in authority.denied
-    assert authority.revoke("AB:CD") == [0xABCD]
-    assert authority.revoke("ABCD") == []
-    with pytest.raises(SetupError, match="neither a name"):
-        authority.revoke("nobody")
+    third = authority.issue(CAMERA).facts
+    assert third.serial not in authority.denied
+    assert authority.revoke(third.serial_hex.lower()).serials == [third.serial]
+    assert authority.revoke(third.serial_hex) == ([], False)
     assert audit.verify(authority.folder / "audit.log").trouble == ""
 
 
@@ -191,9 +189,10 @@ def enrolment(tmp_path: Path, escalade: Escalade) -> Iterator[str]:
 
 def test_a_device_is_brought_in_over_the_network(tmp_path: Path, enrolment: str, escalade: Escalade) -> None:
     """The key is made there and stays there; a second use of the token is refused in one line."""
-    made = escalade("pki", "token", "endpoint", "cam-1", "--address", enrolment)
+    made = escalade("pki", "token", "endpoint", "cam-1", "--address", enrolment, "--out", "token")
     assert made.code == 0, made.err
-    (tmp_path / "token").write_text(made.out)
+    assert mode(tmp_path / "token") == 0o600
+    assert "a token for escalade://endpoint/cam-1, good until" in escalade("pki", "inspect").out
     done = escalade("enroll", "--token", "token", "--folder", "device")
     assert done.code == 0, done.err
     tls = yaml.safe_load(done.out.splitlines()[1])["tls"]
@@ -205,7 +204,24 @@ def test_a_device_is_brought_in_over_the_network(tmp_path: Path, enrolment: str,
     assert not any((tmp_path / "other").iterdir())
     assert "escalade://endpoint/cam-1, until" in escalade("pki", "inspect").out
     lines = [json.loads(line) for line in (tmp_path / "pki" / "audit.log").read_text().splitlines()]
-    assert [line["what"] for line in lines] == ["ca made", "token made", "enrolled"]
+    assert [line["what"] for line in lines] == ["ca made", "issued", "token made", "enrolled"]
+    assert lines[1]["identity"] == "escalade://viewer/enrolment"
+
+
+def test_connections_to_the_enrolment_are_bounded(enrolment: str) -> None:
+    """Those beyond are closed as they come."""
+    host, _, port = enrolment.partition(":")
+    selector = selectors.DefaultSelector()
+    with ExitStack() as stack:
+        for _ in range(CONNECTIONS + 20):
+            connection = stack.enter_context(socket.create_connection((host, int(port))))
+            selector.register(connection, selectors.EVENT_READ)
+        closed = set[object]()
+        while len(closed) < 20:
+            found = selector.select(20)
+            assert found, f"only {len(closed)} were closed"
+            closed |= {key.fileobj for key, _ in found}
+        assert len(closed) == 20
 
 
 def test_what_an_operator_types(tmp_path: Path, escalade: Escalade) -> None:
@@ -216,10 +232,19 @@ def test_what_an_operator_types(tmp_path: Path, escalade: Escalade) -> None:
     assert "its key, mode 600" in issued.out
     request = x.make_request("gateway-2", x.new_key())
     (tmp_path / "csr").write_bytes(request)
-    signed = escalade("pki", "issue", "edge-node", "gateway-2", "--csr", "csr", "--folder", "ca")
+    more = ("--csr", "csr", "--folder", "ca", "--days", "20", "--host", "gateway.local")
+    signed = escalade("pki", "issue", "edge-node", "gateway-2", *more)
+    assert "gateway is at gateway.local too" in signed.err
     assert (signed.code, (tmp_path / "ca" / "issued" / "gateway-2.key").exists()) == (0, False)
     assert "without a restart" in escalade("pki", "renew", "gateway", "--folder", "ca").out
+    assert "none ends within 10 days" in escalade("pki", "renew", "--ending", "10", "--folder", "ca").out
+    renewed = escalade("pki", "renew", "--ending", "30", "--folder", "ca").out
+    assert ("ca/issued/gateway-2.crt" in renewed, "ca/issued/gateway.crt" in renewed) == (True, False)
+    assert escalade("pki", "renew", "--folder", "ca").code == 2
     assert escalade("pki", "revoke", "gateway", "--folder", "ca").out.count("is revoked") == 2
+    assert "was revoked already" in escalade("pki", "revoke", "gateway", "--folder", "ca").out
+    escalade("pki", "token", "endpoint", "cam-9", "--address", "ca:1", "--folder", "ca")
+    assert "worth nothing any more" in escalade("pki", "revoke", "cam-9", "--folder", "ca").out
     assert "2 serial numbers revoked" in escalade("pki", "inspect", "--folder", "ca").out
     checked = escalade("audit", "verify", "ca/audit.log")
     assert (checked.code, "good lines, the last is" in checked.out) == (0, True)

@@ -22,7 +22,7 @@ from escalade.tiers.service import Service
 from escalade.tiers.testing.fleet import Fleet
 from escalade.tiers.wire.messages import request_bytes
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.alone]
 
 X = np.array([[0, 0, 0.5, 0]], np.float32)
 INFER, STREAM = "/inference.GRPCInferenceService/ModelInfer", "/inference.GRPCInferenceService/ModelStreamInfer"

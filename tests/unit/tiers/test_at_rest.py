@@ -132,7 +132,7 @@ def test_a_key_file_is_for_its_owner_alone(tmp_path: Path) -> None:
         assert "s3cret" not in str(caught.value)
         assert "c2V" not in str(caught.value)
     file.unlink()
-    with pytest.raises(ConfigError, match="No such file"):
+    with pytest.raises(ConfigError, match="No such file or directory; put it back, or name another"):
         FileKeys(file).keys()
 
 

@@ -108,6 +108,18 @@ def last_of(file: Path, what: str) -> dict[str, Any] | None:
     return found
 
 
+def has(file: Path, what: str, **about: str) -> bool:
+    """Whether there is a good line of a kind that says all this; False without a log."""
+    try:
+        with file.open("rb") as stream:
+            found = (_entry(line) for line in stream)
+            return any(entry is not None and {"what": what, **about}.items() <= entry.items() for entry in found)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise SetupError(f"{file}: cannot be read: {error.strerror}") from error
+
+
 def verify(file: Path, known: str | None = None) -> Verdict:
     """Return how far the chain holds; SetupError when the file cannot be read.
 

@@ -106,7 +106,7 @@ def locate_errors(path: str | Path) -> Iterator[None]:
         root = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
         variable = _variable(error.key, {_dotted(name): name for name in os.environ if name.startswith(PREFIX)})
         source = variable or f"{path}:{line_of(root, error.key.split('.'))}"
-        raise ConfigError(error.message, key=error.key, source=source) from error
+        raise type(error)(error.message, key=error.key, source=source) from error
 
 
 def show_config(config: TierConfig) -> str:

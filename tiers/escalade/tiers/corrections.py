@@ -10,6 +10,7 @@ import asyncio
 import json
 import math
 import os
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from inspect import isawaitable
@@ -20,6 +21,7 @@ import structlog
 
 from escalade.tiers.errors import EscaladeError
 from escalade.tiers.outbox import OutboxError
+from escalade.tiers.private import open_private, opener
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -224,9 +226,10 @@ def _seq_of(line: bytes) -> int | None:
 
 
 def rewrite(path: Path, lines: Iterable[str]) -> None:
-    """Replace a file's lines; it is whole at every moment."""
+    """Replace a file's lines; it is whole at every moment, and as open to others as it was."""
     draft = path.with_name(f"{path.name}.part")
-    with draft.open("w", encoding="utf-8") as file:
+    with open_private(draft, "w") as file:
+        os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
         file.writelines(lines)
         file.flush()
         os.fsync(file.fileno())
@@ -257,7 +260,7 @@ def _append_line(path: Path, line: str, max_bytes: int) -> None:
     if path.exists() and path.stat().st_size + len(line) >= max_bytes:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         rewrite(path, lines[len(lines) // 2 :])
-    with path.open("a", encoding="utf-8") as file:
+    with open(path, "a", encoding="utf-8", opener=opener) as file:
         file.write(line + "\n")
         file.flush()
         os.fsync(file.fileno())

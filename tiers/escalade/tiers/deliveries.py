@@ -9,7 +9,7 @@ from escalade.tiers.errors import OverloadedError, UnavailableError
 from escalade.tiers.outbox import DedupWindow, OutboxError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Set
 
     from escalade.tiers.answer import Answer
     from escalade.tiers.caller import Caller
@@ -31,6 +31,10 @@ class Window(Protocol):
         """Forget a claim that came to nothing."""
         ...
 
+    async def forget(self, devices: Set[str]) -> object:
+        """Forget what came from some devices; say what that was, or nothing."""
+        ...
+
 
 class Deliveries:
     """Lets each delivery have its effect once.
@@ -42,7 +46,7 @@ class Deliveries:
     """
 
     def __init__(self, window: Window) -> None:
-        self._window = window
+        self.window = window
         self.repeats = 0
         """How many came again."""
 
@@ -60,7 +64,7 @@ class Deliveries:
         EscaladeError
             As `infer`.
         """
-        window, name = self._window, (caller.device, caller.delivery)
+        window, name = self.window, (caller.device, caller.delivery)
         try:
             if seen := await window.claim(*name):
                 self.repeats += 1
@@ -104,3 +108,7 @@ class MemoryWindow:
     async def release(self, device: str, id: str) -> None:  # noqa: A002
         """See `Window`."""
         self._window.release(device, id)
+
+    async def forget(self, devices: Set[str]) -> None:
+        """See `Window`."""
+        self._window.forget(devices)

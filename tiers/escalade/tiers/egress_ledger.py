@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from escalade.tiers.egress import DATA_CLASSES
+from escalade.tiers.private import open_private, tighten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -131,7 +132,7 @@ class EgressLedger:
         draft = self._file.with_name(f"{self._file.name}.part")
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with draft.open("w", encoding="utf-8") as stream:
+            with open_private(draft, "w") as stream:
                 json.dump({"since_s": self.since_s, "lines": self.lines()}, stream)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -146,6 +147,7 @@ class EgressLedger:
         return self._counts.setdefault((data, destination, device), [0, 0])
 
     def _load(self, file: Path) -> None:
+        tighten(file)
         try:
             self.since_s, lines = read_ledger(file)
         except FileNotFoundError:

@@ -5,6 +5,7 @@
     EscaladeError
      ├── SetupError              before anything serves: a file, a key, a provider, an address (exit code 2)
      │    └── ConfigError        one key of a configuration, with file, line and key
+     │         └── NotYetError   a certificate that is not valid yet: a clock that is put right cures it (exit code 75)
      ├── CallerError             the request
      │    ├── InputError         wrong shape, type, bytes, tensor        INVALID_ARGUMENT
      │    ├── NotFoundError      no such model or version                NOT_FOUND
@@ -58,6 +59,10 @@ class ConfigError(SetupError):
     def __init__(self, message: str, *, key: str = "", source: str = "") -> None:
         self.message, self.key, self.source = message, key, source
         super().__init__(": ".join(part for part in (source, key, message) if part))
+
+
+class NotYetError(ConfigError):
+    """A certificate is not valid yet by this machine's clock: starting again, later, may help."""
 
 
 class CallerError(EscaladeError):

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
     from escalade.tiers.attached import Attached
     from escalade.tiers.config import TierConfig
+    from escalade.tiers.deliveries import Window
     from escalade.tiers.egress_ledger import EgressLedger
     from escalade.tiers.forwarding import Forwarding
-    from escalade.tiers.outbox import Inbox
     from escalade.tiers.record import Recorder
 
 
 class Forgetting:
-    """The places where one tier keeps something of devices; None where there is none.
+    """The places where one tier keeps something of devices, `window` what was delivered; None where there is none.
 
     Not reached: what was sent upward, what a policy or an aggregator has learnt, answers that a device had a part in.
     """
@@ -34,12 +34,12 @@ class Forgetting:
         config: TierConfig,
         *,
         forwarding: Forwarding | None,
-        inbox: Inbox | None,
+        window: Window,
         attached: Attached,
         ledger: EgressLedger,
         recorder: Recorder | None,
     ) -> None:
-        self._config, self._forwarding, self._inbox = config, forwarding, inbox
+        self._config, self._forwarding, self._window = config, forwarding, window
         self._attached, self._ledger, self._recorder = attached, ledger, recorder
         self._under_way: set[asyncio.Task[list[str]]] = set()
 
@@ -79,14 +79,13 @@ class Forgetting:
         return await self._forwarding.forget(device) if self._forwarding else []
 
     async def _received(self, device: str) -> list[str]:
-        if self._inbox is None:
-            return []
-        return [f"inbox {self._inbox.path}: {await self._inbox.forget({device, device + LANE})}"]
+        gone = await self._window.forget({device, device + LANE})
+        return [f"inbox {self._config.inbox.file}: {gone}"] if self._config.inbox else []
 
     async def _counted(self, device: str) -> list[str]:
-        if self._config.egress_ledger is None:
-            return []
         lines = self._ledger.forget(device)
+        if self._config.egress_ledger is None:  # counted in memory alone
+            return []
         await asyncio.to_thread(self._ledger.write)
         return [told_of_ledger(self._config.egress_ledger.file, lines)]
 

@@ -60,7 +60,9 @@ class FileKeys:
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "not a text file"
             raise ConfigError(
-                f"cannot read {str(self._path)!r}: {why}; `escalade keys new FILE` makes one", key=key
+                f"cannot read {str(self._path)!r}: {why}; put it back, or name another (only for a tier that has not "
+                "encrypted anything yet: `escalade keys new FILE` makes one)",
+                key=key,
             ) from error
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise ConfigError(f"{str(self._path)!r} may be read by others; chmod 600 it", key=key)

@@ -24,6 +24,7 @@ from escalade.policies import Batch
 from escalade.policies.combinator import listens
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.outbox.sealing import UNSEALED
+from escalade.tiers.private import opener
 from escalade.tiers.record_chunk import SCHEMA, UNKNOWN, Decided, chunk_bytes, chunks, columns, import_pyarrow
 from escalade.tiers.record_retention import drop_old
 
@@ -242,7 +243,7 @@ class Recorder:
         self._fill_propensity(table)
         content = chunk_bytes(file, table, json.dumps(self._meta | {"rows": len(rows)}), self._seal)
         try:
-            with draft.open("wb") as stream:
+            with open(draft, "wb", opener=opener) as stream:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())

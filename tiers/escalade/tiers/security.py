@@ -6,14 +6,19 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+import structlog
+
 from escalade.tiers.audited import note_change
 from escalade.tiers.refusals import Refusals
-from escalade.tiers.tls_files import TlsFiles, named_by
+from escalade.tiers.tls_files import TlsFiles, doubts_of, named_by
 from escalade.tiers.wire.guard import Guard
 
 if TYPE_CHECKING:
     from escalade.tiers.config import TierConfig
     from escalade.tiers.tls_config import TlsConfig
+
+
+log = structlog.get_logger(__name__)
 
 
 class Security:
@@ -29,6 +34,8 @@ class Security:
         self.files = TlsFiles(tls, time.time)
         self.config = named_by(self.files, config)
         """The configuration, with the device's name as its certificate has it."""
+        for doubt in doubts_of(self.files.identity, config):
+            log.warning(doubt, certificate=str(tls.certificate))
         labels = {"tier": config.tier, "model": config.model.served_name}
         self.refusals = Refusals(labels, lambda: self.files.credentials.facts.not_after, time.monotonic)
         self.guard = Guard(self.files, self.refusals)

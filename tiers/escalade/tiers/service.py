@@ -243,7 +243,7 @@ class Service:
         forgetting = Forgetting(
             config,
             forwarding=self._forwarding,
-            inbox=self._inbox,
+            window=self._deliveries.window,
             attached=self._attached,
             ledger=self.egress,
             recorder=self._recorder,

@@ -10,7 +10,7 @@ import ssl
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from escalade.tiers.errors import ConfigError
+from escalade.tiers.errors import ConfigError, NotYetError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +48,8 @@ def check_tls(config: TlsConfig, now: float) -> Certificate:
     ------
     ConfigError
         The files do not fit, are out of date, or cannot be read: which one, and what to do.
+    NotYetError
+        Nothing is wrong but the date.
     """
     _check_permissions(config.key)
     own = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -83,7 +85,7 @@ def check_tls(config: TlsConfig, now: float) -> Certificate:
         raise ConfigError(text + _clock(now), key="tls.certificate")
     if now < certificate.not_before:
         text = f"{config.certificate} is not valid before {facts['notBefore']}; set this machine's clock"
-        raise ConfigError(text + _clock(now), key="tls.certificate")
+        raise NotYetError(text + _clock(now), key="tls.certificate")
     return certificate
 
 
@@ -112,8 +114,28 @@ def _load_chain(context: ssl.SSLContext, config: TlsConfig) -> None:
         if error.reason == "KEY_VALUES_MISMATCH":
             text = f"{config.key} is not the key of {config.certificate}; name the two that belong together"
             raise ConfigError(text, key="tls.key") from None
+        _explain(config)
         text = f"{config.certificate} and {config.key} are not a certificate and an unencrypted key in PEM"
         raise ConfigError(text, key="tls") from None
+
+
+def _explain(config: TlsConfig) -> None:
+    """Raise ConfigError for the usual mistakes about certificate and key, by what the files look like."""
+    certificate, key = _read(config.certificate, "tls.certificate"), _read(config.key, "tls.key")
+    for file, content, name in ((config.certificate, certificate, "tls.certificate"), (config.key, key, "tls.key")):
+        if not content.strip():
+            raise ConfigError(f"{file} is empty; copy it again", key=name)
+    if b"PRIVATE KEY-----" in certificate and b"-----BEGIN CERTIFICATE" in key:
+        raise ConfigError(f"{config.certificate} is a key and {config.key} a certificate; exchange them", key="tls")
+    if b"ENCRYPTED" in key:
+        text = f"{config.key} is encrypted, and nobody is there to type its password; decrypt it (`openssl pkey`)"
+        raise ConfigError(text, key="tls.key")
+    for file, content, name, kind in (
+        (config.certificate, certificate, "tls.certificate", "x509"),
+        (config.key, key, "tls.key", "pkey"),
+    ):
+        if b"-----BEGIN" not in content:
+            raise ConfigError(f"{file} is not in PEM; DER becomes it by `openssl {kind} -inform DER`", key=name)
 
 
 def _handshake(own: ssl.SSLContext, judge: ssl.SSLContext, config: TlsConfig) -> dict[str, Any]:

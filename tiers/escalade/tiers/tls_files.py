@@ -173,6 +173,16 @@ def named_by(files: TlsFiles, config: TierConfig) -> TierConfig:
     return config.model_copy(update={"device": own.name})
 
 
+def doubts_of(own: Identity | None, config: TierConfig) -> list[str]:
+    """Return what of a tier's identity is perhaps not meant, a sentence each, for the log."""
+    if own is None:
+        nobody = "its certificate says no role and name (escalade://ROLE/NAME), or several: tiers above refuse it"
+        return [f"{nobody}, unless their `tls.identities` name it"]
+    if own.role != config.tier.replace("_", "-"):
+        return [f"its certificate is {own}'s, and it serves as {config.tier}; issue it one of that role"]
+    return []
+
+
 def _check_role(own: Identity, config: TierConfig) -> None:
     outbox, links = config.outbox, [link for link in config.links if not link.insecure]
     reports = bool(outbox and (outbox.results or outbox.telemetry_s))

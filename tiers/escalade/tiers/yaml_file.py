@@ -98,10 +98,12 @@ def remedy(error: Any, keys: Sequence[str | int], model: type[BaseModel]) -> str
         return f"unknown key{hint}"
     if error["type"] == "missing":
         return "is required; add it"
-    message = str(error["msg"]).removeprefix("Value error, ")
+    message = str(error["msg"])
+    ours = message.removeprefix("Value error, ")  # may begin with what was written, as it was written
+    message = message[0].lower() + message[1:] if ours == message else ours
     value = error.get("input")
     shown = f" (got {value!r})" if isinstance(value, (str, int, float, bool)) and repr(value) not in message else ""
-    return message[0].lower() + message[1:] + shown
+    return message + shown
 
 
 def line_of(root: Any, keys: Sequence[str | int]) -> int:

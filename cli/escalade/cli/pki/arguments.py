@@ -33,19 +33,21 @@ def add_pki(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     issue.add_argument("--csr", type=Path, metavar="FILE", help="sign this request; the key stays where it was made")
 
     renew = action("renew", "make a new certificate for the same key, role and hosts")
-    renew.add_argument("name", metavar="NAME")
+    renew.add_argument("names", metavar="NAME", nargs="*")
+    renew.add_argument("--ending", type=_days, metavar="N", help="all those that end within N days")
     renew.add_argument("--days", type=_days, default=365.0, metavar="N", help="how long it is valid; default: a year")
 
     revoke = action("revoke", "put all certificates of a name, or a serial number, on the deny-list")
     revoke.add_argument("which", metavar="NAME|SERIAL")
     revoke.add_argument("--reason", default="", metavar="TEXT", help="for the deny-list and the log")
 
-    inspect = action("inspect", "say what certificates say; without a file, all that the CA issued")
+    inspect = action("inspect", "say what certificates say; without a file, all that the CA issued, by their ends")
     inspect.add_argument("files", type=Path, nargs="*", metavar="FILE")
 
     token = action("token", "make a one-time token with which a device can enrol")
     _add_identity(token)
     token.add_argument("--address", required=True, metavar="HOST:PORT", help="where `escalade pki serve` is reached")
+    token.add_argument("--out", type=Path, metavar="NEW_FILE", help="made with mode 600; default: standard output")
     token.add_argument("--hours", type=_days, default=24.0, metavar="N", help="how long it is good; default: a day")
 
     serve = action("serve", "give certificates to devices that hold a token, until Ctrl-C")

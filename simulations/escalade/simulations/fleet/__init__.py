@@ -24,12 +24,14 @@ Where to look:
 - `book.Asked`: what the run wants beside counters; it is part of `Backend.start`.
 - `protocol`: `Control`, `ShardOutput`, `ShardEnd`, and `Backend`, which a new backend implements; `ranges` deals out
   the cells. ``simulate(backend=...)`` takes ``"serial"``, ``"threads"`` or an object with that protocol.
+- `frames.frames(result)`: tidy tables, as Polars or pandas data frames where one is installed.
 - `reference.simulate_by_events`: one heap, one request at a time; bit-identical, for tests.
 """
 
 from escalade.simulations.fleet.engine import check, simulate
+from escalade.simulations.fleet.frames import frames
 from escalade.simulations.fleet.result import FleetResult
 from escalade.simulations.fleet.scenario import Scenario
 from escalade.simulations.fleet.scenario_file import load_scenario, parse_scenario
 
-__all__ = ["FleetResult", "Scenario", "check", "load_scenario", "parse_scenario", "simulate"]
+__all__ = ["FleetResult", "Scenario", "check", "frames", "load_scenario", "parse_scenario", "simulate"]

@@ -104,6 +104,8 @@ async def test_only_so_many_answers_are_kept_the_oldest_forgotten_first(tmp_path
         await served.reasons([saw(node, f"e{number}") for node in NODES])
         await served.pass_ms(2500)
     assert [answer.event for answer in served.answers()] == ["e5", "e6", "e7", "e8"]
+    kept = "SELECT (SELECT count(*) FROM answers), (SELECT count(*) FROM observations)"
+    assert served.store._connection.execute(kept).fetchone() == (4, 0)
     await served.restart()
     assert [answer.sequence for answer in served.answers()] == [6, 7, 8, 9]
     assert served.aggregator.event("e8").answer is not None

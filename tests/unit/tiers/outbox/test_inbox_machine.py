@@ -140,6 +140,13 @@ class Inboxes(RuleBasedStateMachine):
         for one, k in zip(found, expected, strict=True):
             assert abs(one.age_s - (self.clock.now - k.at)) < 1e-3
 
+    @rule(device=st.sampled_from("ab"))
+    def forget(self, device: str) -> None:
+        """What is at work stays so; what is sent again is new."""
+        mine = [k for k in self.kept if k.item.device == device]
+        assert self.loop.run_until_complete(self.inbox.forget({device})).items == len(mine)
+        self.kept = [k for k in self.kept if k not in mine]
+
     @rule(seconds=st.integers(0, 6))
     def time_passes(self, seconds: int) -> None:
         self.clock.pass_s(seconds)

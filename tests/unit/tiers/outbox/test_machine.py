@@ -59,6 +59,8 @@ class Outboxes(RuleBasedStateMachine):
         self.last_correction = self.corrections_dropped = 0
         self.told: list[Correction] = []
         self.names = count()
+        self.devices: dict[str, set[str]] = {"a": set(), "b": set()}
+        """The ids of each device's items."""
         self.path = self.folder / "0" / "outbox.db"
         self.outbox = self.opened()
 
@@ -115,6 +117,8 @@ class Outboxes(RuleBasedStateMachine):
             for device, priority, size in shapes
         ]
         gone = self.expire()
+        for item in items:
+            self.devices[item.device].add(item.id)
         expected: list[bool] = []
         added: list[Kept] = []
         for place, item in enumerate(items):
@@ -192,6 +196,17 @@ class Outboxes(RuleBasedStateMachine):
         assert {e.id for e in self.evicted if e.reason == "rejected"} == {k.item.id for k in some}
         self.expire()
         self.evicted.clear()
+
+    @rule(device=st.sampled_from("ab"))
+    def forget(self, device: str) -> None:
+        """In flight or not; what is said of them later is not heard."""
+        mine = [k for k in self.kept if k.item.device == device]
+        gone = self.loop.run_until_complete(self.outbox.forget({device}))
+        corrected = [c for c in self.corrections if c[1] in self.devices[device]]
+        assert (gone.items, gone.corrections) == (len(mine), len(corrected))
+        self.kept = [k for k in self.kept if k not in mine]
+        self.corrections = [c for c in self.corrections if c not in corrected]
+        assert self.loop.run_until_complete(self.outbox.delivered([Delivered(k.seq, b"new") for k in mine])) == []
 
     @rule(behind=st.integers(0, 8), limit=st.integers(1, 4))
     def read_corrections(self, behind: int, limit: int) -> None:

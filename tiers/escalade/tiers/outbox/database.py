@@ -12,7 +12,7 @@ from escalade.tiers.outbox.ages import Ages, age_s
 from escalade.tiers.outbox.file import File, Kind, Statement, Synchronous, corruption_noticed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from escalade.tiers.outbox.correction import CorrectionRow
@@ -238,14 +238,21 @@ class Database(File):
         with self.transaction():
             self.connection.execute("DELETE FROM quarantined WHERE wall_s < ?", (before_wall_s,))
 
-    def forget(self, devices: Iterable[str]) -> tuple[int, int, int]:
+    def corrections_of(self, devices: Iterable[str]) -> set[int]:
+        """Return the numbers of the corrections of some devices."""
+        query = "SELECT seq FROM corrections WHERE CAST(device AS TEXT) IN (SELECT value FROM json_each(?))"
+        with corruption_noticed():
+            return {seq for (seq,) in self.connection.execute(query, (json.dumps(sorted(devices)),))}
+
+    def forget(self, devices: Iterable[str], deleted: Callable[[], None] = lambda: None) -> tuple[int, int, int]:
         """Delete everything of some devices; return how many items, corrections and quarantined rows.
 
-        What was deleted is overwritten, here and where earlier deletions left it in the file.
+        What was deleted is overwritten, here and where earlier deletions left it in the file. `deleted`: see
+        `File.delete_for_good`.
         """
         self.run([self.note_last_seq(self.last_seq())])
         tables = dict.fromkeys(("items", "corrections", "quarantined"), "device")
-        items, corrections, quarantined = self.delete_for_good(tables, devices)
+        items, corrections, quarantined = self.delete_for_good(tables, devices, deleted)
         self.run([("DELETE FROM attempts WHERE seq NOT IN (SELECT seq FROM items)", ())])
         return items, corrections, quarantined
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Set
 
 V = TypeVar("V")
 
@@ -63,6 +66,11 @@ class DedupWindow(Generic[V]):
         """Keep the answer for repeats; nothing happens when the claim has left the window meanwhile."""
         if (known := self._claims.get((device, id))) is not None:
             self._claims[device, id] = (known[0], answer)
+
+    def forget(self, devices: Set[str]) -> None:
+        """Forget what came from some devices; what is being worked on too."""
+        for name in [name for name in self._claims if name[0] in devices]:
+            del self._claims[name]
 
     def release(self, device: str, id: str) -> None:  # noqa: A002
         """Forget a claim that came to nothing, so that the next attempt is taken as new."""

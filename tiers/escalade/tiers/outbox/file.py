@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from escalade.tiers.outbox.errors import CorruptError, OutboxError, is_corrupt
 from escalade.tiers.outbox.sealing import KEY_ID_BYTES, MAGIC, Seal
+from escalade.tiers.private import make_private, tighten
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
 Synchronous = Literal["FULL", "NORMAL", "OFF"]
@@ -95,6 +96,8 @@ class File:
 
     def __init__(self, path: Path, kind: Kind, *, synchronous: Synchronous = "FULL", upgrade: bool = True) -> None:
         self.path, self._kind = path, kind
+        make_private(path)
+        tighten(path.with_name(f"{path.name}-wal"))
         self.connection = sqlite3.connect(path, isolation_level=None, timeout=0.2, check_same_thread=False)
         try:
             with corruption_noticed():
@@ -132,10 +135,13 @@ class File:
                 for statement in statements:
                     self.connection.execute(*statement)
 
-    def delete_for_good(self, columns: Mapping[str, str], names: Iterable[str]) -> list[int]:
+    def delete_for_good(
+        self, columns: Mapping[str, str], names: Iterable[str], deleted: Callable[[], None] = lambda: None
+    ) -> list[int]:
         """Delete, of each table, the rows that have one of the names in a column; return how many of each.
 
-        What was deleted is overwritten, here and where earlier deletions left it in the file.
+        What was deleted is overwritten, here and where earlier deletions left it in the file. `deleted` is called when
+        the rows are gone, whether or not the disk then has the room that overwriting takes.
         """
         values, gone = (json.dumps(sorted(names)),), list[int]()
         before = self.connection.execute("PRAGMA secure_delete").fetchone()[0]
@@ -145,6 +151,7 @@ class File:
                 for table, column in columns.items():
                     query = f"DELETE FROM {table} WHERE CAST({column} AS TEXT) IN (SELECT value FROM json_each(?))"
                     gone.append(self.connection.execute(query, values).rowcount)
+            deleted()
             with corruption_noticed():
                 self.connection.execute("VACUUM")
         finally:

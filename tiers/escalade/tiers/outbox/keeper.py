@@ -70,6 +70,10 @@ class Keeper(ABC):
         """Take over what a file that was just opened holds."""
 
     @abstractmethod
+    def _deleted(self, devices: Set[str], corrections: Set[int]) -> None:
+        """Let go of what is in memory of devices, and of corrections: they are on the disk no more."""
+
+    @abstractmethod
     def publish(self) -> None:
         """Make the state visible to `stats`."""
 
@@ -102,28 +106,23 @@ class Keeper(ABC):
             raise self._in_trouble(error) from error
 
     def forget(self, devices: Set[str]) -> Forgotten:
-        """Delete everything of some devices for good, damaged files too, and index what is left anew.
+        """Delete everything of some devices for good, damaged files too.
 
         Raises
         ------
         OutboxError
-            Not all of it could be deleted; to be called again.
+            Not all of it could be deleted, or overwritten; to be called again.
         """
         database = self.open()
         try:
             with self._reading(database):
-                gone = Forgotten(*database.forget(devices), drop_aside_files(self.path))
+                corrections = database.corrections_of(devices)
+                counts = database.forget(devices, lambda: self._deleted(devices, corrections))
+                return Forgotten(*counts, drop_aside_files(self.path))
         except OSError as error:
             raise self._in_trouble(error) from error
-        self._forgotten(devices)
-        database.close()
-        self._database, self._retry_at = None, float("-inf")
-        self.open()
-        return gone
-
-    def _forgotten(self, devices: Set[str]) -> None:
-        """Let go of what is in memory of devices that were just deleted, beside the index: by default there is none."""
-        del devices
+        finally:
+            self.publish()
 
     def close(self) -> None:
         """Close the file, give up the lock."""

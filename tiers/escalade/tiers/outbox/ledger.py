@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Set
 
 
 class Ledger:
@@ -52,6 +52,6 @@ class Ledger:
         for _ in range(surplus):
             self._kept.popleft()
 
-    def forget(self, seqs: set[int]) -> None:
-        """Drop some that were found damaged."""
+    def forget(self, seqs: Set[int]) -> None:
+        """Drop some that are not there any more."""
         self._kept = deque(pair for pair in self._kept if pair[0] not in seqs)

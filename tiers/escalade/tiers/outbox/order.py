@@ -21,7 +21,7 @@ from escalade.tiers.outbox.errors import OutboxFullError
 from escalade.tiers.outbox.item import PRIORITIES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Set
 
 RANKS = range(len(PRIORITIES))
 
@@ -215,6 +215,15 @@ class Order:
                 if not entry.leased:
                     victims.append(entry)
         return victims
+
+    def forget(self, devices: Set[str]) -> None:
+        """Drop everything of some devices, in flight or not."""
+        for entries in self._entries:
+            for entry in [entry for entry in entries.values() if entry.device in devices]:
+                if entry.leased:
+                    self.done(entry.seq)
+                else:
+                    self._remove(entry)
 
     def withdraw(self, entries: Iterable[Entry]) -> None:
         """Undo `add`: the items could not be written."""

@@ -18,7 +18,7 @@ from escalade.tiers.outbox.stats import InboxStats
 from escalade.tiers.outbox.window import InboxLimits, Name, Remembered, Victim, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Sequence, Set
     from pathlib import Path
 
     from escalade.tiers.outbox.database import Database
@@ -146,6 +146,11 @@ class Receiver(Keeper):
             write_errors=write_errors,
             trouble=trouble,
         )
+
+    def _deleted(self, devices: Set[str], corrections: Set[int]) -> None:
+        """What is claimed stays so until it is answered."""
+        del corrections  # an inbox has none
+        self._window.forget(self._window.of(devices))
 
     def _index(self, database: Database, now: float) -> None:
         window = Window(self._limits)

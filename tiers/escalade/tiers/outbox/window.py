@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Set
 
 Name = tuple[str, str]
 """Device and id."""
@@ -98,8 +101,12 @@ class Window:
         for _ in range(count):
             self._drop(self._items.popitem(last=False)[1])
 
+    def of(self, devices: Set[str]) -> set[int]:
+        """Return the numbers of what is remembered of some devices."""
+        return {known.seq for (device, _), known in self._items.items() if device in devices}
+
     def forget(self, seqs: set[int]) -> None:
-        """Drop some that were found damaged."""
+        """Drop some that are not there any more."""
         for name in [name for name, known in self._items.items() if known.seq in seqs]:
             self._drop(self._items.pop(name))
 

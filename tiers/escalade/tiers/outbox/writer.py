@@ -221,8 +221,10 @@ class Writer(Keeper):
     def _owing(self) -> bool:
         return bool(self._settled or self._attempts)
 
-    def _forgotten(self, devices: Set[str]) -> None:
+    def _deleted(self, devices: Set[str], corrections: Set[int]) -> None:
         """What is in flight has no correction."""
+        self._order.forget(devices)
+        self._ledger.forget(corrections)
         self._out = {seq: out for seq, out in self._out.items() if out[0].item.device not in devices}
         self._owed = [one for one in self._owed if one.device not in devices]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple
@@ -33,8 +34,13 @@ PublicKey = ec.EllipticCurvePublicKey
 Certificate = x509.Certificate
 
 CA_DAYS, DEVICE_DAYS = 3650, 365
+LONGEST_NAME = 64
+"""Characters of a common name (X.520)."""
 CLOCK_SKEW = timedelta(hours=1)
 """Certificates are valid from so long before they are made: a device's clock may be behind."""
+_WITH_PORT = re.compile(r"(?P<host>[\w.-]+|\[[0-9A-Fa-f:.]+\]):\d+", re.ASCII)
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_DNS_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
 
 
 class Facts(NamedTuple):
@@ -86,7 +92,12 @@ def from_pem(data: bytes) -> Certificate:
 
 
 def make_ca(name: str, key: Key, *, days: float, now: datetime) -> Certificate:
-    """Return a CA's own certificate. It may sign devices' certificates, and no other CA's."""
+    """Return a CA's own certificate. It may sign devices' certificates, and no other CA's.
+
+    SetupError when it cannot have that name.
+    """
+    if not 1 <= len(name) <= LONGEST_NAME or not name.isprintable():
+        raise SetupError(f"{name!r} is no name of a CA; give it 1 to {LONGEST_NAME} printable characters")
     subject = _common_name(name)
     usage = _usage(signs_certificates=True)
     return (
@@ -206,7 +217,13 @@ def utc(now_s: float) -> datetime:
 
 
 def _common_name(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:LONGEST_NAME])])
+
+
+def check_hosts(hosts: Sequence[str]) -> None:
+    """Raise SetupError for what is neither a host's name nor an IP address."""
+    for host in hosts:
+        _host(host)
 
 
 def _host(host: str) -> x509.GeneralName:
@@ -214,10 +231,11 @@ def _host(host: str) -> x509.GeneralName:
         return x509.IPAddress(ip_address(host))
     except ValueError:
         pass
-    try:
+    if _DNS_NAME.fullmatch(host):
         return x509.DNSName(host)
-    except ValueError as error:
-        raise SetupError(f"{host!r} is neither a host's name nor an IP address") from error
+    with_port = _WITH_PORT.fullmatch(host)
+    hint = f"; it has a port, write {with_port['host'].strip('[]')!r} alone" if with_port else ""
+    raise SetupError(f"{host!r} is neither the name of one host nor an IP address{hint}")
 
 
 def _dated(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from escalade.tiers.errors import ForbiddenError, InputError, SetupError
+from escalade.tiers.errors import ForbiddenError, SetupError, UnavailableError
 from escalade.tiers.pki import certificates as x
 from escalade.tiers.pki.files import OWNER_ONLY, read, write_new
-from escalade.tiers.pki.tokens import Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+QUIET_S = 10.0
+"""Between two lines in the log about refusals: anybody on the network can cause them."""
 REFUSED = "the token is not good: wrong, used already, or too old; make another with `escalade pki token`"
 
 
@@ -30,12 +32,12 @@ class Enroller:
     Parameters
     ----------
     clock:
-        Seconds since the epoch.
+        Seconds, never going back.
     """
 
-    def __init__(self, authority: Authority, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, authority: Authority, clock: Callable[[], float] = time.monotonic) -> None:
         self._authority, self._clock = authority, clock
-        self._tokens = Tokens(authority.folder / "tokens")
+        self._said_at, self._since = -inf, 0
 
     def enrol(self, name: str, secret: bytes, request: bytes) -> tuple[bytes, bytes]:
         """Return the certificate for the request's key and the CA's; the token is used up by it.
@@ -46,19 +48,27 @@ class Enroller:
             The token is not good. Which of its faults it has is not told.
         InputError
             The request is none. The token is good still.
+        UnavailableError
+            The CA cannot issue; its log says why. The token is good still.
         """
-        grant = self._tokens.look(name, secret, self._clock())
-        if grant is None:
-            log.warning("enrolment refused", name=name[:128])
-            raise ForbiddenError(REFUSED)
         try:
-            pem, facts = self._authority.sign(grant.identity, request, grant.hosts, grant.days)
+            pem = self._authority.enrol(name, secret, request)
+            ca = self._authority.ca_pem
         except SetupError as error:
-            raise InputError(str(error)) from error
-        if self._authority.has(name) or not self._tokens.use_up(name):
+            log.error("cannot enrol", name=name[:128], error=str(error))
+            raise UnavailableError("the CA cannot issue at the moment; its log says why") from error
+        if pem is None:
+            self._say_refused(name)
             raise ForbiddenError(REFUSED)
-        self._authority.enrolled(pem, facts)
-        return pem, self._authority.ca_pem
+        return pem, ca
+
+    def _say_refused(self, name: str) -> None:
+        now = self._clock()
+        if now < self._said_at + QUIET_S:
+            self._since += 1
+            return
+        log.warning("enrolment refused", name=name[:128], before=self._since)
+        self._said_at, self._since = now, 0
 
 
 class Enrolled(NamedTuple):

@@ -84,22 +84,44 @@ class Tokens:
         if not NAME.fullmatch(name):
             return None
         try:
-            kept = json.loads(read(self._file(name)))
-            identity = parse_identity(kept["identity"])
-        except (SetupError, ValueError, KeyError):
+            grant, good_until, digest = _kept(read(self._file(name)))
+        except (SetupError, ValueError, KeyError, TypeError):
             return None
-        right = secrets.compare_digest(kept["sha256"], hashlib.sha256(secret).hexdigest())
-        if not right or now > kept["good_until"] or identity is None:
-            return None
-        return Grant(identity, tuple(kept["hosts"]), kept["days"])
+        right = secrets.compare_digest(digest, hashlib.sha256(secret).hexdigest())
+        return grant if right and now <= good_until else None
 
-    def use_up(self, name: str) -> bool:
-        """Make a name's token worthless; False when somebody else has just done so."""
+    def use_up(self, name: str) -> None:
+        """Make a name's token worthless, where it has one; SetupError when that cannot be."""
+        file = self._file(name)
         try:
-            self._file(name).unlink()
-        except FileNotFoundError:
-            return False
-        return True
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise SetupError(f"{file}: cannot be deleted: {error.strerror}") from error
+
+    def is_open(self, name: str) -> bool:
+        """Whether a name has a token that is not used, be it too old."""
+        return self._file(name).exists()
+
+    def all(self) -> list[tuple[Grant, float]]:
+        """Return what the tokens that are not used are good for, and until when, in seconds since the epoch."""
+        found = []
+        for file in sorted(self._folder.glob("*.json")):
+            try:
+                grant, good_until, _ = _kept(read(file))
+            except (ValueError, KeyError, TypeError) as error:
+                raise SetupError(f"{file}: is no token's; delete it") from error
+            found.append((grant, good_until))
+        return found
 
     def _file(self, name: str) -> Path:
         return self._folder / f"{name}.json"
+
+
+def _kept(data: bytes) -> tuple[Grant, float, str]:
+    """Return what a token is good for, until when, and its secret's digest."""
+    kept = json.loads(data)
+    identity = parse_identity(kept["identity"])
+    if identity is None:
+        raise ValueError("identity")
+    grant = Grant(identity, tuple(map(str, kept["hosts"])), float(kept["days"]))
+    return grant, float(kept["good_until"]), str(kept["sha256"])

@@ -273,7 +273,7 @@ def test_shown_values_are_the_effective_ones(write: Write) -> None:
     shown = yaml.safe_load(outcome.stdout)
     assert shown["policy"] == {"name": "Threshold", "threshold": 0.5}
     assert shown["upstream"]["address"] == "127.0.0.1:8009"
-    assert shown["metrics"] == {"address": "127.0.0.1:9464"}
+    assert shown["metrics"] == {"address": "127.0.0.1:9464", "insecure": False}
     assert shown["limits"]["max_queue"] == 1024
 
 

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import pytest_asyncio
@@ -319,3 +320,60 @@ def test_config_check_says_what_an_aggregator_gets(tmp_path: Path, capsys: pytes
         "may leave to 127.0.0.1:1: posterior, raw",
         "may leave to 127.0.0.1:2: posterior, raw; reports to the aggregator send posterior and raw",
     ]
+
+
+@pytest.mark.asyncio
+async def test_a_peer_does_not_decide_what_counts(world: World) -> None:
+    """What gRPC says of a call that never found a connection, said by the peer that has the message."""
+    taken = 0
+
+    class Liar(grpc.GenericRpcHandler):
+        def service(self, handler_call_details: Any) -> Any:
+            async def unary(data: bytes, context: Any) -> bytes:
+                nonlocal taken
+                taken += len(data)
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses; last error: none")
+                raise AssertionError
+
+            return grpc.unary_unary_rpc_method_handler(unary)
+
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers([Liar()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    world.capture = await world.stack.enter_async_context(Capture(f"127.0.0.1:{port}"))
+    node = await world.node(["raw"])
+    for _ in range(3):
+        assert (await node.infer(X)).degraded.all()
+    assert taken
+    assert sum(line.bytes for line in node.egress.lines()) == taken
+    await server.stop(None)
+
+
+@pytest.mark.asyncio
+async def test_what_never_found_a_connection_does_not_count(world: World) -> None:
+    """Nobody there, so nothing left."""
+    world.capture = Capture("127.0.0.1:1")
+    world.capture.address = "127.0.0.1:1"
+    node = await world.node(["raw"])
+    assert (await node.infer(X)).reason == "unavailable"
+    assert node.egress.lines() == []
+
+
+@pytest.mark.asyncio
+async def test_no_proxy_of_the_environment_is_used(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs go to the address that is written; `http_proxy` would take them off this machine."""
+    came = []
+
+    def proxy(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.append(writer)
+        writer.close()
+
+    listener = await asyncio.start_server(proxy, "127.0.0.1", 0)
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}")
+    await world.server()
+    node = await world.node(["raw"])
+    assert (await node.infer(X)).reason == ""
+    assert came == []
+    listener.close()

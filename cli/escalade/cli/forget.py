@@ -8,7 +8,6 @@ import sqlite3
 import sys
 from typing import TYPE_CHECKING
 
-from escalade.cli.status import shown
 from escalade.tiers.aggregator.store import KIND as AGGREGATOR
 from escalade.tiers.audited import note_forgotten, user
 from escalade.tiers.client import Client
@@ -28,7 +27,6 @@ from escalade.tiers.record_chunk import chunks
 from escalade.tiers.reports import LANE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from escalade.tiers.config import TierConfig
@@ -36,15 +34,15 @@ if TYPE_CHECKING:
     from escalade.tiers.tls_config import TlsConfig
 
 
-def forget_at(address: str, device: str, tls: Sequence[Path] | None) -> int:
+def forget_at(address: str, device: str, tls: TlsConfig | None) -> int:
     """Have a running tier remove what it keeps of a device, and say what that was; return 0, or 1 when it did not.
 
     Parameters
     ----------
     tls:
-        An operator's certificate, key and CA; None: plaintext.
+        An operator's; None: plaintext.
     """
-    return asyncio.run(_forget_at(address, device, shown(tls)))
+    return asyncio.run(_forget_at(address, device, tls))
 
 
 async def _forget_at(address: str, device: str, tls: TlsConfig | None) -> int:

@@ -174,14 +174,14 @@ def _run(arguments: argparse.Namespace) -> int:
 
             return run_simulate(arguments)
         if arguments.command == "status":
-            from escalade.cli.status import show_status
+            from escalade.cli.status import show_status, shown
 
             return show_status(
                 arguments.address,
                 watch=arguments.watch,
                 every_s=arguments.every,
                 as_json=arguments.json,
-                tls=arguments.tls,
+                tls=shown(arguments.tls, arguments.deny),
             )
         if arguments.command in ("pki", "enroll", "audit"):
             from escalade.cli.pki import command
@@ -224,9 +224,10 @@ def _run(arguments: argparse.Namespace) -> int:
             return (keys.new if arguments.action == "new" else keys.rotate)(arguments.file)
         if arguments.command == "forget":
             from escalade.cli import forget
+            from escalade.cli.status import shown
 
             if arguments.at:
-                return forget.forget_at(arguments.at, arguments.device, arguments.tls)
+                return forget.forget_at(arguments.at, arguments.device, shown(arguments.tls, arguments.deny))
             return forget.forget(arguments.device, arguments.config)
         if arguments.name == "multi-view":
             from escalade.cli.demo.multi_view.command import run_multi_view

@@ -15,6 +15,7 @@ from escalade.tiers import EdgeNode, EdgeServer, Endpoint
 from escalade.tiers.batcher import THREAD_NAME
 from escalade.tiers.config_file import load_config, locate_errors
 from escalade.tiers.logs import configure_logs
+from escalade.tiers.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -52,9 +53,17 @@ async def _serve(service: Service) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with service:
-        await service.listen()
-        await stop.wait()
+    watchdog, limit_s = None, service.config.limits.hang_seconds
+    try:
+        async with service:
+            await service.listen()
+            if limit_s:
+                facts = {"tier": service.tier_name, "model": service.tier.model.name}
+                watchdog = Watchdog(loop, limit_s, facts=facts)
+            await stop.wait()
+    finally:
+        if watchdog:
+            watchdog.stop()
 
 
 def _run(main: Coroutine[None, None, None]) -> None:

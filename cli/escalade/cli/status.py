@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from escalade.cli.times import readable_time
 from escalade.tiers.client import Client
-from escalade.tiers.errors import EscaladeError
+from escalade.tiers.errors import EscaladeError, SetupError
 from escalade.tiers.tls_config import TlsConfig
 
 if TYPE_CHECKING:
@@ -23,20 +23,16 @@ if TYPE_CHECKING:
 CLEAR = "\033[H\033[2J"
 
 
-def show_status(address: str, *, watch: bool, every_s: float, as_json: bool, tls: Sequence[Path] | None = None) -> int:
-    """Print a tier's status; with `watch` again and again until interrupted. Return 0, or 1 when it cannot be had.
-
-    Parameters
-    ----------
-    tls:
-        Certificate, key and CA; None: plaintext.
-    """
-    return asyncio.run(_show(address, shown(tls), watch=watch, every_s=every_s, as_json=as_json))
+def show_status(address: str, *, watch: bool, every_s: float, as_json: bool, tls: TlsConfig | None = None) -> int:
+    """Print a tier's status; with `watch` again and again until interrupted. Return 0, or 1 when it cannot be had."""
+    return asyncio.run(_show(address, tls, watch=watch, every_s=every_s, as_json=as_json))
 
 
-def shown(tls: Sequence[Path] | None) -> TlsConfig | None:
-    """Return what `--tls CERTIFICATE KEY CA` comes to."""
-    return TlsConfig(certificate=tls[0], key=tls[1], ca=tls[2]) if tls else None
+def shown(tls: Sequence[Path] | None, deny: Path | None) -> TlsConfig | None:
+    """Return what `--tls CERTIFICATE KEY CA` and `--deny FILE` come to; None: plaintext."""
+    if deny and not tls:
+        raise SetupError("--deny is for a tier that speaks TLS; add --tls CERTIFICATE KEY CA")
+    return TlsConfig(certificate=tls[0], key=tls[1], ca=tls[2], deny=deny) if tls else None
 
 
 async def _show(address: str, tls: TlsConfig | None, *, watch: bool, every_s: float, as_json: bool) -> int:

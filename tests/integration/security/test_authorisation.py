@@ -146,7 +146,7 @@ def allowed(code: grpc.StatusCode) -> bool:
 @pytest.fixture(scope="module")
 def deny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("deny") / "denied.txt"
-    file.write_text("")
+    file.write_text("# revoked\n")
     return file
 
 
@@ -280,7 +280,7 @@ async def test_who_is_revoked_may_nothing(
     key, pem = fleet.made(role)
     channel = await connect(address, grpc.ssl_channel_credentials(fleet.ca.read_bytes(), key, pem))
     assert await status(channel, "/inference.GRPCInferenceService/ServerLive") is grpc.StatusCode.OK
-    replace(deny, f"{x.facts_of(x.from_pem(pem)).serial_hex} # {role}\n".encode())
+    replace(deny, f"# revoked\n{x.facts_of(x.from_pem(pem)).serial_hex} # {role}\n".encode())
     assert service._security
     service._security.files.refresh()
     for method in EXPECTED:

@@ -68,6 +68,7 @@ CASES: dict[str, tuple[Spoil, str, str]] = {
         "is encrypted.*openssl pkey",
     ),
     "CA no PEM": (lambda s, f: replace(s["ca"], b"\xff"), "tls.ca", "holds no certificate in PEM"),
+    "CA emptied": (lambda s, f: replace(s["ca"], b""), "tls.ca", "holds no certificate in PEM"),
     "CA a device's": (lambda s, f: replace(s["ca"], s["certificate"].read_bytes()), "tls.ca", "holds no CA's"),
     "other CA": (
         lambda s, f: replace(s["ca"], x.to_pem(x.make_ca("x", x.new_key(), days=9, now=x.utc(time.time())))),
@@ -75,7 +76,8 @@ CASES: dict[str, tuple[Spoil, str, str]] = {
         "is not of a CA in .*name its CA",
     ),
     "old CA": (old_ca, "tls.ca", "expired on .*make a new CA"),
-    "bad deny-list": (lambda s, f: s["deny"].write_text("x\n"), "tls.deny", "line 1: 'x' is not a serial number"),
+    "bad deny-list": (lambda s, f: s["deny"].write_text("#\nx\n"), "tls.deny", "line 2: 'x' is not a serial number"),
+    "emptied deny-list": (lambda s, f: s["deny"].write_text(""), "tls.deny", "it is empty or cut; copy the deny-list"),
     "no deny-list": (lambda s, f: s["deny"].unlink(), "tls.deny", "cannot read .*No such file"),
     "bad identities": (lambda s, f: s["identities"].write_text("a: b"), "tls.identities", "is not ROLE/NAME"),
 }  # fmt: skip
@@ -87,7 +89,7 @@ async def test_wrong_files_are_one_line(models: Path, fleet: Fleet, tmp_path: Pa
     """Which key of the YAML, which file, what to do; `escalade config check` finds the same."""
     section = {part: Path(file) for part, file in fleet.copied("server-1", tmp_path).items()}
     section |= {"deny": tmp_path / "denied.txt", "identities": tmp_path / "identities.yaml"}
-    replace(section["deny"], b"")
+    replace(section["deny"], b"# revoked\n")
     replace(section["identities"], b"escalade://edge-server/server-1: edge-server/server-1\n")
     spoil, key, says = CASES[case]
     spoil(section, fleet)
@@ -220,8 +222,8 @@ def test_config_check_says_who_a_tier_is(
     ids=["listen", "upstream", "fallbacks"],
 )
 def test_plaintext_beyond_the_loopback_is_refused_unless_it_is_written(section: dict[str, Any]) -> None:
-    """There, and not somewhere else; metrics are no secret."""
-    config = {"tier": "edge_node", "model": {"file": "m.onnx"}, "metrics": {"address": "0.0.0.0:9464"}, **section}
+    """There, and not somewhere else."""
+    config = {"tier": "edge_node", "model": {"file": "m.onnx"}, **section}
     name = next(name for name in ("fallbacks", "upstream", "listen") if name in section)
     with pytest.raises(ConfigError, match="is not on this machine, and there is no `tls:`") as caught:
         EdgeServer.from_config(config)
@@ -236,6 +238,17 @@ def test_plaintext_beyond_the_loopback_is_refused_unless_it_is_written(section: 
     files = {"certificate": "c", "key": "k", "ca": "a"}
     with pytest.raises(ConfigError, match="configuration of an edge-node"):
         EdgeServer.from_config({**config, "tls": files})
+
+
+@pytest.mark.parametrize("tls", [{}, {"tls": {"certificate": "c", "key": "k", "ca": "a"}}], ids=["plaintext", "tls"])
+def test_metrics_beyond_the_loopback_are_refused_unless_it_is_written(tls: dict[str, Any]) -> None:
+    """They are plain HTTP whatever else speaks TLS, and name devices and addresses."""
+    config = {"tier": "edge_node", "model": {"file": "m.onnx"}, **tls}
+    with pytest.raises(ConfigError, match=r"metrics are plain HTTP; .* or add `insecure: true`") as caught:
+        EdgeNode.from_config({**config, "metrics": {"address": "0.0.0.0:9464"}})
+    assert caught.value.key == "metrics"
+    EdgeNode.from_config({**config, "metrics": {"address": "0.0.0.0:9464", "insecure": True}})
+    EdgeNode.from_config({**config, "metrics": {"address": "127.0.0.1:9464"}})
 
 
 def test_an_unknown_authority_folder_is_said(tmp_path: Path) -> None:

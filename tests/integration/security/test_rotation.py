@@ -167,7 +167,7 @@ async def test_who_is_revoked_is_refused_within_a_second_on_an_open_connection(
 ) -> None:
     """Calls and an open stream of the one; those of the other go on."""
     deny = tmp_path / "denied.txt"
-    replace(deny, b"")
+    replace(deny, b"# revoked\n")
     ca = fleet.ca.read_bytes()
     pairs = [issued(fleet.authority, Identity("endpoint", name)) for name in ("lost", "kept")]
     async with tiers(fleet.tls("server-1", deny=deny), None) as (_, address), AsyncExitStack() as stack:
@@ -181,7 +181,7 @@ async def test_who_is_revoked_is_refused_within_a_second_on_an_open_connection(
             await stream.write(REQUEST)
             assert await stream.read()
         serial = x.facts_of(x.from_pem(pairs[0][1])).serial_hex
-        replace(deny, f"{serial}  # lost\n".encode())
+        replace(deny, f"# revoked\n{serial}  # lost\n".encode())
         revoked = time.monotonic()
         assert await streams[0].code() is grpc.StatusCode.PERMISSION_DENIED
         assert time.monotonic() - revoked < SOON_S
@@ -198,13 +198,13 @@ async def test_who_is_revoked_is_refused_within_a_second_on_an_open_connection(
 async def test_a_revoked_endpoint_answers_itself_and_says_so(tiers: Any, fleet: Fleet, tmp_path: Path) -> None:
     """Degraded, `rejected`: the tier above is there, and will not have it."""
     deny = tmp_path / "denied.txt"
-    replace(deny, b"")
+    replace(deny, b"# revoked\n")
     device = fleet.copied("my-endpoint", tmp_path)
     key, certificate = issued(fleet.authority, Identity("endpoint", "my-endpoint"))
     write(device, key, certificate)
     async with tiers(fleet.tls("server-1", deny=deny), device) as (above, below):
         assert (await below.infer(X)).reason == ""
-        replace(deny, x.facts_of(x.from_pem(certificate)).serial_hex.encode())
+        replace(deny, f"#\n{x.facts_of(x.from_pem(certificate)).serial_hex}\n".encode())
         above._security.files.refresh()
         assert (await below.infer(X)).reason == "rejected"
 

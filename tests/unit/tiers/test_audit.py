@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from escalade.tiers import audit
 from escalade.tiers.audited import note_change
 from escalade.tiers.errors import SetupError
-from escalade.tiers.tls_config import TlsConfig
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +68,7 @@ def test_nothing_is_appended_to_a_damaged_end(five: bytes, tmp_path: Path) -> No
     file.write_bytes(five[:-10])
     with pytest.raises(SetupError, match="its end is damaged"):
         audit.append(file, "issued", 0.0)
-    note_change(
-        file, TlsConfig(certificate=file, key=file, ca=file, deny=file), "deny"
-    )  # a tier goes on, and says it in its log
+    note_change(file, "deny", {"name": "denied.txt"})  # a tier goes on, and says it in its log
     assert file.read_bytes() == five[:-10]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from fuzz.targets import MODEL
 
 from escalade.policies.errors import TraceError
 from escalade.protos.oip import open_inference_pb2 as oip
+from escalade.protos.v1 import tier_pb2
 from escalade.simulations.recording_file import read_recording
 from escalade.tiers.aggregator.checks import Checks
 from escalade.tiers.aggregator.config import AggregatorConfig
@@ -22,6 +24,7 @@ from escalade.tiers.wire.codec import Codec, request_id_of
 from escalade.tiers.wire.kept import kept_answer
 from escalade.tiers.wire.messages import answer_from_bytes, request_bytes, row_from_bytes
 from escalade.tiers.wire.rows import field
+from escalade.tiers.wire.tier_messages import item_from_proto
 
 GOOD = request_bytes(X, model="m", input_name="input")
 
@@ -154,3 +157,12 @@ def test_a_recording_whose_columns_are_none_is_an_error_of_the_trace(
     for place in (merged, tmp_path):
         with pytest.raises(TraceError):
             read_recording(place)
+
+
+@pytest.mark.parametrize("name", ["device", "id"])
+def test_a_report_of_a_long_name_is_refused(name: str) -> None:
+    """As a request is that names such a device: they are kept, counted and logged."""
+    named: dict[str, Any] = {"device": "cam-1", "id": "1", "kind": "telemetry"}
+    assert item_from_proto(tier_pb2.Report(**{**named, name: "x" * 256}))
+    with pytest.raises(ValueError, match=f"a report's {name} is longer than 256 bytes"):
+        item_from_proto(tier_pb2.Report(**{**named, name: "\N{GREEK SMALL LETTER PI}" * 129}))

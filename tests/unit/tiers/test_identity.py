@@ -61,7 +61,7 @@ def test_a_mapping_alone_says_who_is_who() -> None:
     assert identity_of(["spiffe://plant/n"], ["cam.example"], mapping) is None
 
 
-@pytest.mark.parametrize("text", ["[1]", "a: b", "a: admin/x", "a: {b: c}", "a: ["])
+@pytest.mark.parametrize("text", ["[1]", "a: b", "a: admin/x", "a: {b: c}", "a: [", "[" * 20_000])
 def test_a_wrong_mapping_is_refused(text: str) -> None:
     """With what is wrong about it."""
     with pytest.raises(ValueError, match=r"mapping|ROLE/NAME|YAML"):
@@ -78,7 +78,14 @@ def test_a_deny_list_reads_back(serials: list[int]) -> None:
 def test_a_line_that_is_no_serial_number_is_refused() -> None:
     """For what it would have revoked is not known."""
     with pytest.raises(ValueError, match="line 2: 'cam-1'"):
-        read_denied("0A\ncam-1\n")
+        read_denied("# revoked\ncam-1\n")
+
+
+@pytest.mark.parametrize("text", ["", "\n", "0A\n", "# revoked\n0A", "# revo"])
+def test_what_is_left_of_a_deny_list_is_refused(text: str) -> None:
+    """Emptied, without its first line, or without the end of its last: it would let the revoked back in."""
+    with pytest.raises(ValueError, match=r"cut.* copy the deny-list anew"):
+        read_denied(text)
 
 
 def test_who_may_speak_for_whom() -> None:

@@ -17,6 +17,7 @@ REASONS = {
     "deadline": "too little of the deadline was left to ask the tier above",
     "timeout": "the tier above did not answer in time",
     "unavailable": "the tier above could not be reached",
+    "denied": "the tier above was not asked: its certificate is revoked",
     "circuit_open": "the tier above gave no answers lately and is left alone for a moment",
     "overloaded": "the tier above is overloaded or draining",
     "rejected": "the tier above refused the request",

@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Self
 
-import grpc
-
 from escalade.tiers.caller import PLAIN, Caller
 from escalade.tiers.errors import EscaladeError, UpstreamError
 from escalade.tiers.tls_files import TlsFiles
 from escalade.tiers.wire.channel import bytes_call
-from escalade.tiers.wire.link_channel import open_channel
+from escalade.tiers.wire.link_channel import LinkChannel
 from escalade.tiers.wire.messages import (
     answer_from_bytes,
     input_name_from_bytes,
@@ -19,7 +17,7 @@ from escalade.tiers.wire.messages import (
     ready_from_bytes,
     request_bytes,
 )
-from escalade.tiers.wire.status import error_of
+from escalade.tiers.wire.status import FAILED, error_from
 from escalade.tiers.wire.tier_calls import TierCalls
 
 if TYPE_CHECKING:
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
     from escalade.tiers.reports import Received
     from escalade.tiers.status import Status
     from escalade.tiers.tls_config import TlsConfig
+    from escalade.tiers.wire.channel import BytesCall
 
 
 class Client:
@@ -44,7 +43,7 @@ class Client:
         `host:port`.
     tls:
         Whose certificate to show, and which CAs to believe; None: plaintext. ConfigError when the files are not
-        in order.
+        in order. With `deny` a tier whose certificate is on that list is not asked.
 
     Examples
     --------
@@ -58,7 +57,8 @@ class Client:
     def __init__(self, address: str, *, max_message_bytes: int = 4 * 1024 * 1024, tls: TlsConfig | None = None) -> None:
         self.address = address
         self._input_names: dict[str, str] = {}
-        self._channel = open_channel(address, max_message_bytes, TlsFiles(tls, time.time) if tls else None)
+        self._calls: dict[str, BytesCall] = {}
+        self._channel = LinkChannel(address, max_message_bytes, TlsFiles(tls, time.time) if tls else None)
         self._tier = TierCalls(self._channel)
 
     async def infer(
@@ -143,7 +143,8 @@ class Client:
         await self.close()
 
     async def _call(self, method: str, request: bytes, timeout_s: float) -> bytes:
+        call = self._calls.get(method) or self._calls.setdefault(method, bytes_call(self._channel, method))
         try:
-            return await bytes_call(self._channel, method)(request, timeout=timeout_s)
-        except grpc.aio.AioRpcError as error:
-            raise error_of(error.code(), error.details()) from error
+            return await call(request, timeout=timeout_s)
+        except FAILED as error:
+            raise error_from(error) from error

@@ -22,7 +22,7 @@ from pydantic import (
 
 from escalade.tiers.aggregator.config import AggregateConfig, AggregatorConfig
 from escalade.tiers.config_types import DTYPES as DTYPES
-from escalade.tiers.config_types import Address, Datatype, Megabytes, Milliseconds, PositiveInt
+from escalade.tiers.config_types import Address, Datatype, Megabytes, Milliseconds, PositiveInt, is_loopback
 from escalade.tiers.config_types import RecordConfig as RecordConfig
 from escalade.tiers.config_types import Section as Section
 from escalade.tiers.config_types import host_port as host_port
@@ -244,12 +244,16 @@ class LimitsConfig(Section):
     """For callers that give none."""
     drain_seconds: Annotated[float, Field(ge=0)] = 10.0
     """On stop: the longest time for what was accepted to be answered."""
+    hang_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
+    """`escalade serve` ends itself (exit code 70) when its event loop stands still for so long; 0: never."""
 
 
 class MetricsConfig(Section):
     """Where Prometheus scrapes."""
 
     address: Address = "127.0.0.1:9464"
+    insecure: bool = False
+    """Plain HTTP beyond the loopback: whoever reaches the address reads names of devices, addresses and rates."""
 
 
 class LogConfig(Section):
@@ -326,6 +330,15 @@ def _protected(value: Protected, info: ValidationInfo) -> Protected:
     return value
 
 
+def _plain_metrics(value: MetricsConfig | None, info: ValidationInfo) -> MetricsConfig | None:
+    if value and not (value.insecure or is_loopback(value.address)):
+        raise ValueError(
+            f"{value.address} is not this machine's alone, and metrics are plain HTTP; scrape the loopback, or add "
+            "`insecure: true` here: whoever reaches it reads names of devices, addresses and rates"
+        )
+    return value
+
+
 class TierConfig(Section):
     """One tier, whole."""
 
@@ -346,7 +359,7 @@ class TierConfig(Section):
     listen: Annotated[ListenConfig, AfterValidator(_protected)] = ListenConfig()
     batching: BatchingConfig = BatchingConfig()
     limits: LimitsConfig = LimitsConfig()
-    metrics: MetricsConfig | None = None
+    metrics: Annotated[MetricsConfig | None, AfterValidator(_plain_metrics)] = None
     outbox: OutboxConfig | None = None
     inbox: InboxConfig | None = None
     egress_ledger: EgressLedgerConfig | None = None

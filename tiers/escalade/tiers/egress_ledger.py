@@ -47,8 +47,8 @@ class EgressLedger:
     """Counts messages as they are given to gRPC: their own bytes, without what HTTP/2, TLS and TCP add.
 
     Promised: never less than what left, but for the last second before a crash and for what gRPC sends again by
-    itself. A call is counted once it may have left, so that one that a dead peer never read is counted too; only what
-    gRPC says was never put on a connection is not. Of an edge node's live escalations the device is the node itself, as
+    itself. A message is counted once it was given to a connection, so that one that a dead peer never read is counted
+    too; what a peer says of it counts for nothing. Of an edge node's live escalations the device is the node itself, as
     the tier above is told.
 
     Parameters

@@ -23,6 +23,7 @@
      │    └── ModelError         the model failed on this input          INTERNAL
      └── UpstreamError           the tier above or the way to it; never shown to a caller:
           │                      the tier answers itself and says `degraded`
+          ├── NotSentError       nothing of the message was given to the network
           └── MessageTooLargeError  a message that gRPC does not take at one of the two ends
 
 `tiers.wire.status` is the one place that turns them into gRPC statuses.
@@ -162,6 +163,10 @@ class UpstreamError(EscaladeError):
     def __init__(self, reason: str, message: str = "") -> None:
         self.reason = reason
         super().__init__(message or reason)
+
+
+class NotSentError(UpstreamError):
+    """There is no connection, or none that may be used: nothing of the message has left."""
 
 
 class MessageTooLargeError(UpstreamError):

@@ -110,7 +110,7 @@ def read_identities(text: str) -> dict[str, Identity]:
     """
     try:
         data = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError("is not valid YAML") from error
     if not isinstance(data, dict):
         raise ValueError("must be a mapping: `camera-7.plant.example: endpoint/camera-7`")
@@ -126,13 +126,18 @@ def read_identities(text: str) -> dict[str, Identity]:
 def read_denied(text: str) -> frozenset[int]:
     """Return the serial numbers of a deny-list: hexadecimal, one a line, `#` begins a comment.
 
-    ValueError says which line is none.
+    ValueError says which line is none, or that the file is not whole: its first line is a comment and its last
+    line has an end, so that what a full disk or a broken copy leaves of it lets nobody in again.
 
     Examples
     --------
-    >>> sorted(read_denied("0A:FF  # camera-7, lost\\n\\n10"))
+    >>> sorted(read_denied("# revoked\\n0A:FF  # camera-7, lost\\n\\n10\\n"))
     [16, 2815]
     """
+    if not text.startswith("#"):
+        raise ValueError("does not begin with a comment line (`# ...`): it is empty or cut; copy the deny-list anew")
+    if not text.endswith("\n"):
+        raise ValueError("its last line has no end: it is cut; copy the deny-list anew")
     serials = set()
     for number, line in enumerate(text.splitlines(), 1):
         serial = line.partition("#")[0].strip().replace(":", "")

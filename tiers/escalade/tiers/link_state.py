@@ -7,11 +7,12 @@ from typing import Literal, NamedTuple, get_args
 
 from escalade.tiers.breaker import Breaker, Circuit
 
-State = Literal["unknown", "up", "frozen", "refused"]
+State = Literal["unknown", "up", "frozen", "refused", "denied"]
 STATES: tuple[State, ...] = get_args(State)
-"""Not heard of yet; answers; takes what is sent and says nothing; cannot be reached or sends callers away."""
+"""Not heard of yet; answers; takes what is sent and says nothing; cannot be reached or sends callers away; is not
+asked, for its certificate is revoked."""
 
-_LOST: dict[str, State] = {"timeout": "frozen", "unavailable": "refused"}
+_LOST: dict[str, State] = {"timeout": "frozen", "unavailable": "refused", "denied": "denied"}
 """The outcomes of a peer that may be gone. All others are words of a living one."""
 
 LOAD_SECONDS = 1.0
@@ -126,9 +127,9 @@ class LinkState:
             self.breaker.succeeded(now)
             self.heard = self._worked = now
             return self._alive(reason, now)
-        if reason == "unavailable":
-            if self.state != "frozen":  # it may be the connection that was given up: the next probe will tell
-                self._enter("refused", now)
+        if reason in ("unavailable", "denied"):
+            if reason == "denied" or self.state != "frozen":  # else a connection was given up: a probe tells
+                self._enter(_LOST[reason], now)
             self.breaker.failed(now)
         else:
             if self.heard <= now - given_s and not self.breaker.hurried(given_s):  # nothing at all came meanwhile

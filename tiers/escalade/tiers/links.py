@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 MOST_HOPS = 8
 """A request that has been passed on so often goes no further: edge nodes may have been put above one another."""
 
-ELSEWHERE = frozenset({"unavailable", "overloaded", "timeout"})
+ELSEWHERE = frozenset({"unavailable", "overloaded", "timeout", "denied"})
 """Why another link may do better. What a peer refuses or answers wrongly is not sent a second time."""
 AGAIN = frozenset({"unavailable", "overloaded"})
 """Why the same link may do better in a moment."""

@@ -41,7 +41,7 @@ class Security:
         self.guard = Guard(self.files, self.refusals)
         self.max_connection_age_s = tls.max_connection_age_s
         if audit := config.audit:
-            self.files.on_change = lambda what: note_change(audit, tls, what)
+            self.files.on_change = lambda what: note_change(audit, what, self.files.used[what])
         self._watching: asyncio.Task[None] | None = None
 
     def watch(self) -> None:

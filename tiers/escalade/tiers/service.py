@@ -163,7 +163,7 @@ class Service:
             log.warning(warning)
         model, policy, score, head = load_parts(config, self._seal)
         if config.audit:
-            note_start(config.audit, config, model=model.name, sha256=model.sha256)
+            note_start(config.audit, config, model=model.name, sha256=model.sha256, tls=files.used if files else {})
         metrics = TierMetrics(self.tier_name, model.name)
         upstream = config.upstream
         if ledger := config.egress_ledger:

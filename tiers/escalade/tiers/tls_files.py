@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,8 +41,8 @@ class Credentials(NamedTuple):
 class TlsFiles:
     """What the files said when they were last in order.
 
-    A file that is changed for the worse (half written, expired, of another CA) is logged once, and what was read
-    before stays. May be asked from any thread: gRPC does so at every handshake.
+    A file that is changed for the worse (half written, emptied, expired, of another CA) is logged once, and what was
+    read before stays. May be asked from any thread: gRPC does so at every handshake.
 
     Parameters
     ----------
@@ -55,12 +56,16 @@ class TlsFiles:
     """
 
     def __init__(self, config: TlsConfig, clock: Callable[[], float]) -> None:
-        self._config, self._clock, self._lock = config, clock, threading.Lock()
+        self.config, self._clock, self._lock = config, clock, threading.Lock()
+        self._last_read: dict[str, dict[str, str]] = {}
         self._seen = self._signature()
         self.denied = self._read("deny", read_denied) or frozenset[int]()
         """Serial numbers of certificates that are believed no more."""
         self.identities: dict[str, Identity] | None = self._read("identities", read_identities)
         self.credentials = self._read_credentials()
+        self.used = dict(self._last_read)
+        """By `certificate`, `deny` and `identities` what is in use: its file as `name`, its `sha256` (a certificate's
+        with that of its CAs), and the certificate's `serial` or the number of `serials`."""
         self.version = 0
         """Grows with every change of `credentials`."""
         self.on_change: Callable[[str], None] = lambda _: None
@@ -73,7 +78,7 @@ class TlsFiles:
         return identity_of(facts.uris, facts.dns_names, self.identities)
 
     def refresh(self) -> None:
-        """Look whether files have changed, and read those."""
+        """Look whether files have changed, and read those; whatever is wrong with them is logged, never raised."""
         with self._lock:
             now, before = self._signature(), self._seen
             if now == before:
@@ -90,15 +95,21 @@ class TlsFiles:
     def _take(self, name: str, attribute: str, read: Callable[[], Any]) -> None:
         try:
             value = read()
-        except (ConfigError, OSError) as error:  # OSError: it is being replaced at this very moment
-            said = error.message if isinstance(error, ConfigError) else str(error)
+        except Exception as error:  # noqa: BLE001  # a surprise in a file must not end the watching of all files
+            said = error.message if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
             log.warning("changed file is not used; the one before stays", what=name, error=said)
             return
+        if name == "deny" and (gone := self.denied - (value or frozenset())):
+            log.warning("serial numbers have vanished from the deny-list: they are believed again", count=len(gone))
         setattr(self, attribute, value)
+        self.used[name] = self._last_read[name]
         if attribute == "credentials":
             self.version += 1
-        log.info("changed file is used", what=name)
-        self.on_change(name)
+        log.info("changed file is used", what=name, **self.used[name])
+        try:
+            self.on_change(name)
+        except Exception as error:  # a listener's fault
+            log.error("a changed file cannot be told of", what=name, exc_info=error)
 
     def _renewed(self) -> Credentials:
         """Return new credentials of the same identity."""
@@ -106,31 +117,38 @@ class TlsFiles:
         facts = credentials.facts
         found, own = identity_of(facts.uris, facts.dns_names, self.identities), self.identity
         if found != own:
-            raise ConfigError(f"{self._config.certificate} is {found}, not {own}; start anew", key="tls.certificate")
+            raise ConfigError(f"{self.config.certificate} is {found}, not {own}; start anew", key="tls.certificate")
         return credentials
 
     def _read_credentials(self) -> Credentials:
-        config = self._config
+        config = self.config
         facts = check_tls(config, self._clock())
         certificate, key, ca = (file.read_bytes() for file in (config.certificate, config.key, config.ca))
         if check_tls(config, self._clock()) != facts:
             raise ConfigError(f"{config.certificate} is being replaced", key="tls.certificate")
+        self._note("certificate", config.certificate, certificate + ca, serial=f"{facts.serial:X}")
         return Credentials(certificate, key, ca, facts)
 
     def _read(self, name: str, parse: Callable[[str], Any]) -> Any:
-        file: Path | None = getattr(self._config, name)
+        file: Path | None = getattr(self.config, name)
         if file is None:
             return None
         try:
-            return parse(file.read_text(encoding="utf-8"))
+            content = file.read_bytes()
+            parsed = parse(content.decode("utf-8"))
+            self._note(name, file, content, **({"serials": str(len(parsed))} if name == "deny" else {}))
+            return parsed
         except OSError as error:
             raise ConfigError(f"cannot read {file}: {error.strerror}", key=f"tls.{name}") from error
         except ValueError as error:
             raise ConfigError(f"{file}: {error}", key=f"tls.{name}") from error
 
+    def _note(self, what: str, file: Path, content: bytes, **more: str) -> None:
+        self._last_read[what] = {"name": str(file), "sha256": hashlib.sha256(content).hexdigest(), **more}
+
     def _signature(self) -> Signature:
         """Return what tells whether a file has changed: of each its time, size and inode."""
-        return tuple(_stat(getattr(self._config, name)) for name in FILES)
+        return tuple(_stat(getattr(self.config, name)) for name in FILES)
 
 
 def named_by(files: TlsFiles, config: TierConfig) -> TierConfig:

@@ -71,6 +71,7 @@ def add_tls(parser: argparse.ArgumentParser) -> None:
     """Add what a client needs to show and to believe."""
     text = "the tier speaks TLS: show these, as an operator or a viewer"
     parser.add_argument("--tls", type=Path, nargs=3, metavar=("CERTIFICATE", "KEY", "CA"), help=text)
+    parser.add_argument("--deny", type=Path, metavar="FILE", help="ask no tier whose certificate is on this deny-list")
 
 
 def _add_identity(parser: argparse.ArgumentParser) -> None:

@@ -26,6 +26,27 @@ def endless_loop() -> bytes:
     return _model([helper.make_node("Loop", ["", "true", "input"], ["logits"], body=body)], _constant("true", True))
 
 
+def endless_for(total: float) -> bytes:
+    """Build a `Loop` that ends at once unless the input adds up to `total`: no self-test finds that."""
+    from onnx import TensorProto, helper
+
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["again"]), helper.make_node("Identity", ["x"], ["same"])],
+        "body",
+        [value("i", TensorProto.INT64, []), value("go", TensorProto.BOOL, []), value("x", TensorProto.FLOAT, None)],
+        [value("again", TensorProto.BOOL, []), value("same", TensorProto.FLOAT, None)],
+    )
+    nodes = [
+        helper.make_node("ReduceSum", ["input"], ["sum"], keepdims=0),
+        helper.make_node("Equal", ["sum", "total"], ["found"]),
+        helper.make_node("Where", ["found", "many", "few"], ["times"]),
+        helper.make_node("Loop", ["times", "true", "input"], ["logits"], body=body),
+    ]
+    numbers = {"total": np.float32(total), "many": np.int64(10**15), "few": np.int64(1), "true": True}
+    return _model(nodes, *(_constant(name, number) for name, number in numbers.items()))
+
+
 def bomb_when_loaded() -> bytes:
     """Build a constant of 16 GB, which onnxruntime computes before the first run."""
     from onnx import TensorProto, helper

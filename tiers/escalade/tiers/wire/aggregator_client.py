@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Self
 import grpc
 
 from escalade.protos.v1 import aggregator_pb2 as pb
-from escalade.tiers.errors import InputError, UpstreamError
+from escalade.tiers.errors import InputError, NotSentError, UpstreamError
 from escalade.tiers.wire.aggregator import SERVICE, observation_to_proto, observe_request, verdicts_from_bytes
 from escalade.tiers.wire.link_channel import LinkChannel
 from escalade.tiers.wire.report_gate import HELD_BACK
-from escalade.tiers.wire.status import error_of, failure_of, may_have_left
+from escalade.tiers.wire.status import FAILED, error_from, failure_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -88,9 +88,13 @@ class AggregatorClient:
         left = True
         try:
             verdicts = verdicts_from_bytes(await self._observe(request, timeout=timeout_s))
-        except grpc.aio.AioRpcError as error:
-            left = may_have_left(error)
-            raise failure_of(error) from error
+        except NotSentError:
+            left = False
+            raise
+        except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
+            failure = failure_of(error)
+            left = not isinstance(failure, NotSentError)
+            raise failure from error
         except Exception as error:
             raise UpstreamError("bad_answer", str(error)) from error
         finally:
@@ -115,8 +119,8 @@ class AggregatorClient:
         try:
             async for data in self._watch(request.SerializeToString()):
                 yield pb.Answer.FromString(data)
-        except grpc.aio.AioRpcError as error:
-            raise error_of(error.code(), error.details()) from error
+        except FAILED as error:
+            raise error_from(error) from error
 
     async def event(self, key: str, label: int | None = None, timeout_s: float = 1.0) -> pb.Event:
         """Return one event; with a label, tell the truth about it. Raises as `Client.infer`."""
@@ -141,8 +145,8 @@ class AggregatorClient:
     async def _call(self, call: Any, request: Any, timeout_s: float) -> bytes:
         try:
             return await call(request.SerializeToString(), timeout=timeout_s)  # type: ignore[no-any-return]
-        except grpc.aio.AioRpcError as error:
-            raise error_of(error.code(), error.details()) from error
+        except FAILED as error:
+            raise error_from(error) from error
 
 
 def encode(observation: Observation) -> bytes:

@@ -48,6 +48,8 @@ def client_options(max_message_bytes: int, *, ages: bool = False) -> ChannelOpti
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.enable_retries", int(ages)),
+        # `http_proxy` in the environment is meant for browsers: inputs go to the address that is written, or nowhere.
+        ("grpc.enable_http_proxy", 0),
         # A link of its own: tiers in one process (tests, simulations) must not share a connection's fate.
         ("grpc.use_local_subchannel_pool", 1),
     ]

@@ -31,9 +31,9 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     return grpc.dynamic_ssl_server_credentials(first, follow, require_client_authentication=True)
 
 
-def channel_credentials(credentials: Credentials) -> grpc.ChannelCredentials:
-    """Return what a channel shows and believes."""
-    return grpc.ssl_channel_credentials(credentials.ca, credentials.key, credentials.certificate)
+def channel_credentials(credentials: Credentials, peer: bytes | None = None) -> grpc.ChannelCredentials:
+    """Return what a channel shows and believes; `peer`: one certificate alone, as PEM, instead of the CAs'."""
+    return grpc.ssl_channel_credentials(peer or credentials.ca, credentials.key, credentials.certificate)
 
 
 def connection_age_options(max_age_s: float) -> list[tuple[str, int]]:

@@ -15,6 +15,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import structlog
 from google.protobuf.message import DecodeError
 
 from escalade.tiers.errors import EscaladeError, ForbiddenError, InputError, UnknownCallerError
@@ -25,13 +26,15 @@ from escalade.tiers.wire.certificates import serial_and_end
 from escalade.tiers.wire.status import status_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from escalade.tiers.refusals import Cause, Refusals
     from escalade.tiers.tls_files import TlsFiles
 
     Context = grpc.aio.ServicerContext[Any, Any]
     Handler = grpc.RpcMethodHandler[Any, Any]
+
+log = structlog.get_logger(__name__)
 
 PEERS_KEPT = 4096
 
@@ -44,6 +47,10 @@ class _Peer:
     ----------
     not_after:
         When it ends, seconds since the epoch.
+    names:
+        Its URIs and its DNS names.
+    mapping:
+        Which `TlsFiles.identities` the identity is by.
     speakers:
         By method, those that it was let into.
     """
@@ -52,6 +59,8 @@ class _Peer:
     not_after: float
     identity: Identity | None
     says: str
+    names: tuple[Sequence[str], Sequence[str]] = ((), ())
+    mapping: dict[str, Identity] | None = None
     speakers: dict[str, Speaker] = field(default_factory=dict)
 
 
@@ -60,7 +69,7 @@ class Guard(grpc.aio.ServerInterceptor):
 
     A certificate is read at its first call and recognised by its bytes at all others, so that a call costs a few
     microseconds. A stream is looked after as long as it is open: when its caller's certificate is revoked or ends,
-    `watch` ends it.
+    or says who it is no more, `watch` ends it.
 
     Parameters
     ----------
@@ -70,7 +79,6 @@ class Guard(grpc.aio.ServerInterceptor):
 
     def __init__(self, files: TlsFiles, refusals: Refusals, clock: Callable[[], float] = time.time) -> None:
         self._files, self._refusals, self._clock = files, refusals, clock
-        self._identities = files.identities
         self._peers: dict[bytes, _Peer] = {}
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
         self._streams: dict[asyncio.Task[Any], _Peer] = {}
@@ -83,16 +91,12 @@ class Guard(grpc.aio.ServerInterceptor):
         UnknownCallerError, ForbiddenError
             The call is counted and logged as refused.
         """
-        files = self._files
-        if files.identities is not self._identities:  # other names for the same certificates
-            self._identities = files.identities
-            self._peers.clear()
         facts: Any = context.auth_context()
         pem = facts.get("x509_pem_cert")
         if pem is None:
             raise self._refuse(method, _Peer(0, inf, None, ""), "unknown")
         peer = self._peers.get(pem[0])
-        if peer is None:
+        if peer is None or peer.mapping is not self._files.identities:
             peer = self._learn(facts, pem[0])
         if cause := self._ended(peer):
             raise self._refuse(method, peer, cause)
@@ -102,12 +106,18 @@ class Guard(grpc.aio.ServerInterceptor):
         return peer, speaker
 
     async def watch(self) -> None:
-        """End the streams of callers whose certificates are revoked or end, for ever; and look after the files."""
+        """End the streams of callers whose certificates are revoked, end or lose their name, for ever.
+
+        It looks after the files meanwhile. No surprise ends it: without it nobody would be revoked.
+        """
         while True:
-            self._files.refresh()
-            for task, peer in self._streams.items():
-                if self._ended(peer):
-                    task.cancel()
+            try:
+                self._files.refresh()
+                for task, peer in self._streams.items():
+                    if self._ended(peer):
+                        task.cancel()
+            except Exception as error:
+                log.error("callers cannot be looked after", exc_info=error)
             await asyncio.sleep(LOOK_S)
 
     async def intercept_service(
@@ -127,7 +137,12 @@ class Guard(grpc.aio.ServerInterceptor):
         """Return why a certificate that was good in its handshake is good no more."""
         if peer.serial in self._files.denied:
             return "revoked"
-        return "expired" if self._clock() > peer.not_after else None
+        if self._clock() > peer.not_after:
+            return "expired"
+        mapping = self._files.identities
+        if peer.mapping is not mapping and identity_of(*peer.names, mapping) != peer.identity:
+            return "unknown"
+        return None
 
     def _learn(self, facts: Any, pem: bytes) -> _Peer:
         uris, dns_names = (
@@ -136,10 +151,12 @@ class Guard(grpc.aio.ServerInterceptor):
         says = ", ".join([*uris, *dns_names]) or b" ".join(facts.get("x509_common_name", ())).decode(errors="replace")
         if len(self._peers) >= PEERS_KEPT:
             del self._peers[next(iter(self._peers))]
+        mapping = self._files.identities
         try:
-            peer = _Peer(*serial_and_end(pem), identity_of(uris, dns_names, self._identities), says)
+            identity = identity_of(uris, dns_names, mapping)
+            peer = _Peer(*serial_and_end(pem), identity, says, (uris, dns_names), mapping)
         except ValueError:  # a CA that writes it in a way of its own
-            peer = _Peer(0, inf, None, says)
+            peer = _Peer(0, inf, None, says, mapping=mapping)
         self._peers[pem] = peer
         return peer
 

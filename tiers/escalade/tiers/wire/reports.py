@@ -10,9 +10,9 @@ import structlog
 
 from escalade.protos.v1 import tier_pb2, tier_service_pb2_grpc
 from escalade.tiers.egress import report_class
-from escalade.tiers.errors import UpstreamError
+from escalade.tiers.errors import NotSentError, UpstreamError
 from escalade.tiers.reports import LANE
-from escalade.tiers.wire.status import failure_of, may_have_left
+from escalade.tiers.wire.status import failure_of
 from escalade.tiers.wire.tier_messages import item_to_proto
 
 if TYPE_CHECKING:
@@ -72,11 +72,15 @@ class ReportSender:
         left = True
         try:
             await self._stub.Deliver(request, timeout=self._timeout_s)
+        except NotSentError:
+            left = False
+            raise
         except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
-            left = may_have_left(error)
+            failure = failure_of(error)
+            left = not isinstance(failure, NotSentError)
             if isinstance(error, grpc.aio.AioRpcError) and (why := NO_INBOX.get(error.code())):
                 raise self._no_inbox(why) from error
-            raise failure_of(error) from error
+            raise failure from error
         finally:
             if left:
                 self._ledger.sent(data, self._destination, device, request.ByteSize())

@@ -51,11 +51,11 @@ PUSHBACK = "grpc-retry-pushback-ms"
 TEXT_LIMIT = 500
 """Characters of a public text: it may quote what the caller sent, and travels in a trailer of limited size."""
 
-NEVER_LEFT = "failed to connect to all addresses"
-"""How gRPC says that a call ended before there was a connection for it."""
-
 TOO_LARGE = "message larger than max"
 """How gRPC says, at either end, that a message is beyond the limit."""
+
+FAILED = (grpc.aio.AioRpcError, errors.NotSentError)
+"""What a call on a `LinkChannel` raises."""
 
 _REASON = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "timeout",
@@ -91,6 +91,13 @@ def error_of(code: grpc.StatusCode, details: str | None) -> errors.EscaladeError
     return _ERROR.get(code, errors.ModelError)(details or code.name)
 
 
+def error_from(error: grpc.aio.AioRpcError | errors.NotSentError) -> errors.EscaladeError:
+    """Return the error that a caller of a tier sees for a call that failed: see `FAILED`."""
+    if isinstance(error, errors.NotSentError):
+        return errors.UnavailableError(str(error))
+    return error_of(error.code(), error.details())
+
+
 def reason_of(code: grpc.StatusCode) -> str:
     """Return why a peer that ended a call with `code` gave no answer: a key of `answer.REASONS`."""
     return _REASON.get(code, "rejected")
@@ -103,20 +110,13 @@ def failure_of(error: grpc.aio.AioRpcError | grpc.aio.UsageError) -> errors.Upst
             return errors.MessageTooLargeError(f"{error.code().name}: {error.details()}")
         reason = "rejected" if _never(error) else reason_of(error.code())
         return errors.UpstreamError(reason, f"{error.code().name}: {error.details()}")
-    return errors.UpstreamError("unavailable", "the link is closed")
+    return errors.NotSentError("unavailable", "the link is closed")
 
 
 def _never(error: grpc.aio.AioRpcError) -> bool:
     """Whether a refusal says that the same request would be refused again."""
     told = any(key == PUSHBACK and value == "-1" for key, value in error.trailing_metadata() or ())
     return told and error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-
-
-def may_have_left(error: grpc.aio.AioRpcError | grpc.aio.UsageError) -> bool:
-    """Whether a call that failed may have put its request on the network."""
-    if isinstance(error, grpc.aio.UsageError):  # the channel was closed before
-        return False
-    return not (error.code() is grpc.StatusCode.UNAVAILABLE and NEVER_LEFT in (error.details() or ""))
 
 
 async def abort(context: Context, error: Exception) -> Never:

@@ -10,6 +10,7 @@ from escalade.tiers.outbox import Item
 from escalade.tiers.outbox.item import REPORT_KINDS
 from escalade.tiers.reports import Received
 from escalade.tiers.status import InboxStatus, LinkStatus, OutboxStatus, Status
+from escalade.tiers.wire.callers import NAME_BYTES
 from escalade.tiers.wire.kept import kept_answer, rows_of
 
 if TYPE_CHECKING:
@@ -135,5 +136,8 @@ def item_from_proto(report: tier_pb2.Report) -> Item:
     """Return what was reported; ValueError when it is not a report."""
     if report.kind not in REPORT_KINDS:
         raise ValueError(f"a report is a result or telemetry, not {report.kind!r}")
+    for what, name in (("device", report.device), ("id", report.id)):
+        if len(name.encode()) > NAME_BYTES:
+            raise ValueError(f"a report's {what} is longer than {NAME_BYTES} bytes")
     kind, priority = cast("Kind", report.kind), cast("Priority", report.priority or "bulk")
     return Item(report.device, report.id, report.payload, kind, priority, report.created_s)

@@ -9,12 +9,12 @@ import grpc
 
 from escalade.tiers.answer import Hop
 from escalade.tiers.caller import PLAIN, Caller
-from escalade.tiers.errors import UpstreamError
+from escalade.tiers.errors import NotSentError, UpstreamError
 from escalade.tiers.wire.channel import bytes_call
 from escalade.tiers.wire.link_channel import LinkChannel
 from escalade.tiers.wire.load import load_from_bytes
 from escalade.tiers.wire.messages import answer_from_bytes, request_bytes, row_from_bytes
-from escalade.tiers.wire.status import failure_of, may_have_left
+from escalade.tiers.wire.status import failure_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,9 +86,12 @@ class GrpcUpstream:
         left = True
         try:
             response = await self._infer(request, timeout=timeout_s)
+        except NotSentError:
+            left = False
+            raise
         except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
-            left = may_have_left(error)
             failure = failure_of(error)
+            left = not isinstance(failure, NotSentError)
             if failure.reason == "overloaded":
                 self.load = 1.0
             raise failure from error
@@ -118,16 +121,21 @@ class GrpcUpstream:
         Raises
         ------
         UpstreamError
-            `timeout` when nothing is heard of it, `unavailable` when its machine refuses the connection.
+            `timeout` when nothing is heard of it, `unavailable` when its machine refuses the connection, `denied` when
+            its certificate is revoked.
         """
         try:
             await self._ready(b"", timeout=timeout_s)
+        except NotSentError as error:
+            failure: UpstreamError = error
         except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
             failure = failure_of(error)
-            if failure.reason == "unavailable" and any(words in str(failure) for words in SILENCE):
-                failure = UpstreamError("timeout", str(failure))
-            if failure.reason in ("timeout", "unavailable"):
-                raise failure from error
+        else:
+            return
+        if failure.reason == "unavailable" and any(words in str(failure) for words in SILENCE):
+            failure = UpstreamError("timeout", str(failure))
+        if failure.reason in ("timeout", "unavailable", "denied"):
+            raise failure
 
     async def close(self) -> None:
         """Close the channel; calls under way end."""

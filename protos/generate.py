@@ -97,7 +97,8 @@ def generate(target: Path) -> None:
 
 def contents(root: Path) -> dict[str, bytes]:
     """Return every generated file below `root` by its relative path."""
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*_pb2*.py*")}
+    found = (path for path in root.rglob("*_pb2*.py*") if path.suffix != ".pyc")
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in found}
 
 
 def main() -> int:

@@ -49,7 +49,9 @@ def add_profile(commands: Any) -> None:
     )
     profile.add_argument("--seconds", type=float, default=10.0, metavar="S", help="in all; default: %(default)s")
     profile.add_argument("--threads", type=int, metavar="N", help="onnxruntime's; default: 1, or the YAML's")
-    profile.add_argument("--shape", type=whole_numbers, metavar="N1,N2", help="of one row, where the model leaves it open")
+    profile.add_argument(
+        "--shape", type=whole_numbers, metavar="N1,N2", help="of one row, where the model leaves it open"
+    )
     profile.add_argument("--name", help="of the board; default: what the machine says")
     profile.add_argument("--idle-mw", type=float, metavar="MW", help="known power of the idle board")
     profile.add_argument("--active-mw", type=float, metavar="MW", help="known power while it computes")
@@ -80,11 +82,11 @@ def profile(arguments: argparse.Namespace) -> int:
     timing = asyncio.run(time_model(config, batches, arguments.seconds - idle_s, meter))
     values = _values(arguments, timing, meter, idle_mw)
     name = arguments.name or _board()
+    model = f"{config.model.file.name} (sha256 {timing.sha256[:12]})"
+    versions = ", ".join(f"{one} {version(one)}" for one in ("onnxruntime", "escalade"))
     about = [
-        f"{config.model.file.name} (sha256 {timing.sha256[:12]}), {config.model.threads} thread(s), "
-        f"{', '.join(timing.providers)}",
-        f"{os.cpu_count()} cores, {platform.machine()}; Python {platform.python_version()}, "
-        f"onnxruntime {version('onnxruntime')}, escalade {version('escalade')}; {time.strftime('%Y-%m-%d')}",
+        f"{model}, threads {config.model.threads}, {', '.join(timing.providers)}",
+        f"{os.cpu_count()} cores, {platform.machine()}; {versions}; {time.strftime('%Y-%m-%d')}",
         "Written by `escalade profile`; a scenario names this file as `profile`.",
     ]
     text = as_yaml(name, about, timing, values)
@@ -127,9 +129,7 @@ def _checked(arguments: argparse.Namespace) -> tuple[TierConfig, list[int]]:
     return config, batches
 
 
-def _values(
-    arguments: argparse.Namespace, timing: Timing, meter: Meter | None, idle_mw: float
-) -> dict[str, Value]:
+def _values(arguments: argparse.Namespace, timing: Timing, meter: Meter | None, idle_mw: float) -> dict[str, Value]:
     from escalade.tiers.profiling.profile_file import Value
     from escalade.tiers.profiling.timing import board_mb
 

@@ -101,9 +101,7 @@ def tier_config(config: TierConfig, batches: Sequence[int]) -> TierConfig:
     )
 
 
-async def time_model(
-    config: TierConfig, batches: Sequence[int], seconds: float, meter: Meter | None = None
-) -> Timing:
+async def time_model(config: TierConfig, batches: Sequence[int], seconds: float, meter: Meter | None = None) -> Timing:
     """Run the model as a tier does, one request after another, and take the time of each.
 
     In it are the event loop or the worker's thread, preprocessing, the model, score and policy; not in it are gRPC

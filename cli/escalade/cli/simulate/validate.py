@@ -153,7 +153,7 @@ class _Validation:
         each_more = []
         for level in (1, 2):
             config = parse_config({**fleet.config(level, "127.0.0.1:0"), "metrics": None}, base=self._folder)
-            timing = self._interrupts.run(time_model(config, BATCHES, BATCH_SECONDS))
+            timing = self._interrupts.run(time_model(config, BATCHES, min(BATCH_SECONDS, self._arguments.seconds)))
             assert timing.each_more is not None
             each_more.append(timing.each_more)
         low, high = ({"name": "Threshold", "threshold": limit} for limit in MEASURING)

@@ -16,6 +16,7 @@ from escalade.simulations.fleet.result import Count, Hist
 from escalade.simulations.fleet.scenario import TIERS
 from escalade.simulations.validation.measured import MEAN
 from escalade.tiers.errors import SetupError
+from escalade.tiers.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,6 +33,8 @@ LEAST = 20
 """Inputs that a table needs."""
 TIMEOUT_MS = 5000.0
 """Of an escalation, in the real tiers and in the scenario: longer than anything takes."""
+FEEDBACK_S = 1.0
+"""A policy that learns is told by the service at once, here so much later at most."""
 MAX_BATCH = 8
 """At edge node and server, in the real tiers and in the scenario."""
 
@@ -98,6 +101,7 @@ def scenario_of(
     temperature: Sequence[float],
     endpoints: int,
     uplink_kbit_s: float,
+    simulated: int = SIMULATED,
 ) -> Scenario:
     """Return the scenario of a case.
 
@@ -110,6 +114,8 @@ def scenario_of(
         What the models say of the inputs, by file; what its logits are divided by.
     uplink_kbit_s
         Of the line from the edge node; an input's own transmission is taken out of the round trip.
+    simulated
+        Inputs of the prediction, about.
     """
     batching = [{"max_batch": MAX_BATCH, "each_more": one} for one in tables.each_more]
     escalation = {"timeout_ms": TIMEOUT_MS}
@@ -126,7 +132,7 @@ def scenario_of(
     return parse_scenario(
         {
             "name": case.title,
-            "duration_s": SIMULATED / (case.rate_hz * endpoints),
+            "duration_s": simulated / (case.rate_hz * endpoints),
             "scores": {"table": trace, "temperature": list(temperature)},
             "endpoints": [
                 {
@@ -146,6 +152,7 @@ def scenario_of(
                 "bytes_up": round(tables.uplink_bytes),
             },
             "edge_servers": {"service": quantiles(tables.service[2]), "workers": 1, "batching": batching[1]},
+            "control": {"interval_s": Service.retune_seconds, "feedback_s": FEEDBACK_S},
             "links": {"access": link(tables.round_trip[0], 0.0), "uplink": uplink},
         },
         folder=folder,

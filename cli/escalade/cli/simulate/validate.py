@@ -41,6 +41,15 @@ if TYPE_CHECKING:
     from escalade.cli.demo.calibrate import Calibration
     from escalade.simulations.fleet import Scenario
 
+CASES = {
+    "thresholds": "the demo's thresholds",
+    "lower": "lower thresholds",
+    "budget": "a budget of a quarter",
+    "top": "everything to the top",
+    "thresholds-2x": "the demo's thresholds, twice the load",
+    "top-2x": "everything to the top, twice the load",
+}
+"""That ship, by the name on the command line."""
 MEASURING = (0.97, 0.9)
 """Thresholds of the run that the tables are taken from: every tier answers often."""
 MEASURING_RUNS = 2
@@ -67,6 +76,8 @@ def validate(arguments: argparse.Namespace) -> int:
     own = [PolicyFile.read(file) for file in arguments.policy]
     for one in own:
         one.load()
+        _pair(one)
+    _chosen(arguments.cases, own)
     with Interrupts() as interrupts, tempfile.TemporaryDirectory() as name:
         run = _Validation(arguments, own, Path(name), interrupts)
         try:
@@ -185,7 +196,7 @@ class _Validation:
 
 
 def _cases(arguments: argparse.Namespace, calibration: Calibration, own: Sequence[PolicyFile]) -> list[Case]:
-    """Return what is run; SetupError for a name that is none of them."""
+    """Return what is run."""
     rate = arguments.rate_hz
 
     def thresholds(endpoint: float, node: float) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -194,22 +205,28 @@ def _cases(arguments: argparse.Namespace, calibration: Calibration, own: Sequenc
     usual = thresholds(calibration.threshold["endpoint"], calibration.threshold["edge_node"])
     up: dict[str, Any] = {"name": "AlwaysEscalate"}
     budgeted = {"name": "Budgeted", "policy": usual[0], "share": 0.25, "burst": 2}
-    cases = [
-        Case("thresholds", "the demo's thresholds", rate, usual),
-        Case("lower", "lower thresholds", rate, thresholds(0.7, 0.4)),
-        Case("budget", "a budget of a quarter", rate, (budgeted, usual[1])),
-        Case("top", "everything to the top", rate, (up, up)),
-        Case("thresholds-2x", "the demo's thresholds, twice the load", 2 * rate, usual),
-        Case("top-2x", "everything to the top, twice the load", 2 * rate, (up, up)),
-    ]
-    if arguments.cases is not None:
-        names = arguments.cases.split(",")
-        known = [one.key for one in cases]
-        unknown = next((one for one in names if one not in known), None)
-        if unknown is not None:
-            raise SetupError(f"--cases: there is no {unknown!r}; there are {', '.join(known)}")
-        cases = [one for one in cases if one.key in names]
-    return cases + [Case(one.path.stem, one.name, rate, _pair(one)) for one in own]
+    policies = {
+        "thresholds": (1, usual),
+        "lower": (1, thresholds(0.7, 0.4)),
+        "budget": (1, (budgeted, usual[1])),
+        "top": (1, (up, up)),
+        "thresholds-2x": (2, usual),
+        "top-2x": (2, (up, up)),
+    }
+    shipped = [Case(key, CASES[key], times * rate, pair) for key, (times, pair) in policies.items()]
+    chosen = _chosen(arguments.cases, own)
+    mine = [Case(one.path.stem, one.name, rate, _pair(one)) for one in own]
+    return [one for one in shipped + mine if one.key in chosen]
+
+
+def _chosen(names: str | None, own: Sequence[PolicyFile]) -> list[str]:
+    """Return the keys of cases that are asked for, default all; SetupError for one that there is not."""
+    known = [*CASES, *(one.path.stem for one in own)]
+    keys = known if names is None else names.split(",")
+    for key in keys:
+        if key not in known:
+            raise SetupError(f"--cases: there is no {key!r}; there are {', '.join(known)}")
+    return keys
 
 
 def _pair(file: PolicyFile) -> tuple[dict[str, Any], dict[str, Any]]:

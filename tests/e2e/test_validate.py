@@ -37,7 +37,7 @@ def test_real_tiers_are_run_and_compared(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("from escalade.policies import Threshold\n\n\nclass Mine(Threshold):\n    pass\n")
     (tmp_path / "own.yaml").write_text('- {name: "mine:Mine", threshold: 0.5}\n- {name: AlwaysAccept}\n')
     out = tmp_path / "out"
-    options = [*FAST, "--cases", "thresholds", "--policy", str(tmp_path / "own.yaml"), "--out", str(out)]
+    options = [*FAST, "--cases", "own", "--policy", str(tmp_path / "own.yaml"), "--out", str(out)]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     done = subprocess.run(
         [*COMMAND, *options], capture_output=True, text=True, timeout=110, check=False, env=environment

@@ -93,7 +93,12 @@ def add_simulate(commands: Any) -> None:
     validate.add_argument("--seconds", type=positive, default=40.0, metavar="S", help="of each real run, about")
     validate.add_argument("--cases", metavar="C1,C2", help="default: all; an unknown name lists them")
     validate.add_argument(
-        "--policy", type=Path, action="append", default=[], metavar="FILE", help="one of your own as a case, by its file's name"
+        "--policy",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="one of your own as a case, by its file's name",
     )
     validate.add_argument("--once", action="store_true", help="do not run every case again to see what a run is worth")
     validate.add_argument(

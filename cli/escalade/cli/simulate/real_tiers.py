@@ -100,11 +100,9 @@ class RealFleet:
         order = order[: wanted if wanted < inputs else len(order)]
         async with self._started(policies) as (asking, uplink):
             before = uplink.bytes_up
-            async with asyncio.TaskGroup() as group:
-                for endpoint in range(ENDPOINTS):
-                    own = order[endpoint::ENDPOINTS]
-                    at_s = np.cumsum(rng.exponential(1 / rate_hz, len(own)))
-                    group.create_task(asking.stream(endpoint, own, at_s))
+            shares = [order[endpoint::ENDPOINTS] for endpoint in range(ENDPOINTS)]
+            times_s = [np.cumsum(rng.exponential(1 / rate_hz, len(own))) for own in shares]
+            await asyncio.gather(*map(asking.stream, range(ENDPOINTS), shares, times_s))
             return asking.measured(uplink.bytes_up - before)
 
     def _started(self, policies: Policies) -> _Started:
@@ -188,11 +186,11 @@ class _Asking:
 
     async def stream(self, endpoint: int, indices: NDArray[np.int64], at_s: NDArray[np.float64]) -> None:
         """Ask about each at its time, without waiting for answers."""
-        begin = time.monotonic()
-        async with asyncio.TaskGroup() as group:
-            for index, at in zip(indices.tolist(), at_s.tolist(), strict=True):
-                await asyncio.sleep(max(0.0, begin + at - time.monotonic()))
-                group.create_task(self.ask(endpoint, index, True))
+        begin, asked = time.monotonic(), []
+        for index, at in zip(indices.tolist(), at_s.tolist(), strict=True):
+            await asyncio.sleep(max(0.0, begin + at - time.monotonic()))
+            asked.append(asyncio.create_task(self.ask(endpoint, index, True)))
+        await asyncio.gather(*asked)
 
     def measured(self, bytes_up: int) -> Measured:
         """Return everything that counted; `bytes_up` went over the uplink meanwhile."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from escalade.tiers.profiling.power import Meter
     from escalade.tiers.tier import Tier
 
-SHARES = np.concatenate([np.linspace(0.0, 0.95, 20), [0.97, 0.98, 0.99, 0.995, 1.0]])
+SHARES = np.concatenate([np.linspace(0.0, 0.95, 20), [0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 1.0]])
 """Of which the table of service times has a row."""
 WARM_UP = 20
 LEAST_RUNS = 20
@@ -97,6 +97,7 @@ def tier_config(config: TierConfig, batches: Sequence[int]) -> TierConfig:
         score=config.score,
         batching=config.batching.model_copy(update={"max_batch": max(most, config.batching.max_batch)}),
         limits=LimitsConfig(max_rows=max(most, LimitsConfig().max_rows)),
+        at_rest=config.at_rest,
         log=config.log,
     )
 
@@ -110,7 +111,7 @@ async def time_model(config: TierConfig, batches: Sequence[int], seconds: float,
     Parameters
     ----------
     config:
-        A tier's; only model, score and batching are used, and nothing is opened or written.
+        A tier's; model, score, batching and the model's key are used, and nothing is written or listened on.
     batches:
         Rows of a request, with 1 among them.
     seconds:

@@ -30,6 +30,7 @@ QUANTILES = np.concatenate([np.linspace(0, 0.95, 39), np.linspace(0.96, 1.0, 41)
 """Fine at the end: between two rows times are taken to be spread evenly, and the longest is far from the others."""
 SIMULATED = 200_000
 """Inputs of a prediction, about."""
+TAIL = 0.995
 LEAST = 20
 """Inputs that a table needs."""
 TIMEOUT_MS = 5000.0
@@ -73,7 +74,7 @@ class Tables:
             )
         service = tuple(asked[run.tier == level, level] for level in range(3))
         round_trip = tuple(
-            asked[run.tier > hop, hop] - asked[run.tier > hop, hop + 1] - np.median(service[hop]) for hop in range(2)
+            without(asked[run.tier > hop, hop] - asked[run.tier > hop, hop + 1], service[hop]) for hop in range(2)
         )
         return cls(service, round_trip, each_more, run.uplink_bytes)
 
@@ -85,6 +86,24 @@ class Tables:
             "each_more": dict(zip(TIERS[1:], self.each_more, strict=True)),
             "uplink_bytes": self.uplink_bytes,
         }
+
+
+def without(both: NDArray[np.float64], part: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return times to which those of an independent `part` add up to `both`, in median and, but for the tails, spread.
+
+    Each tier's own time is drawn by itself, so its spread must not be in the round trip as well: the deviations from
+    the median are scaled to what is left of the variance, up to the quantile `TAIL`.
+
+    >>> draw = np.random.default_rng(0)
+    >>> part, rest = draw.normal(9.0, 3.0, 10_000), draw.normal(20.0, 4.0, 10_000)
+    >>> found = without(part + rest, draw.permutation(part))
+    >>> print(round(np.median(found)), round(found.std(), 1))
+    20 3.9
+    """
+    spread = [float(np.minimum(one, np.quantile(one, TAIL)).var()) for one in (both, part)]
+    share = float(np.sqrt(max(0.0, 1.0 - spread[1] / spread[0]))) if spread[0] else 1.0
+    middle = float(np.median(both))
+    return (middle - float(np.median(part))) + share * (both - middle)
 
 
 def quantiles(ms: NDArray[np.float64]) -> dict[str, Any]:

@@ -16,14 +16,15 @@ UPLINK_KBIT_S = 800.0
 
 
 def alone(n: int = 6000) -> Measured:
-    """A run whose round trips stall now and then: 10 ms of the access link's 4, and 60 of the uplink's 20."""
+    """A run whose round trips stall now and then, by 10 and 60 ms, and whose endpoints take 3 ms and a bit."""
     rng = np.random.default_rng(0)
     tier = np.arange(n) % 3
     access = np.where(rng.random(n) < 0.05, 14.0, 4.0)
     uplink = np.where(rng.random(n) < 0.05, 80.0, 20.0)
+    endpoint = ENDPOINT_MS + rng.exponential(0.5, n)
     server = np.where(tier == 2, SERVER_MS, np.nan)
     node = NODE_MS + np.where(tier == 2, uplink + server, 0.0)
-    hop_ms = np.stack([ENDPOINT_MS + np.where(tier > 0, access + node, 0.0), node, server], axis=1)
+    hop_ms = np.stack([endpoint + np.where(tier > 0, access + node, 0.0), node, server], axis=1)
     hop_ms[tier == 0, 1] = np.nan
     return Measured(tier, rng.random(n) < 0.9, np.zeros(n, bool), hop_ms, 250.0, {})
 
@@ -59,7 +60,7 @@ def test_without_load_the_prediction_is_the_measurement(trace: Path) -> None:
     found, measured = predicted(trace, 2.0), figures(alone())
     for name in ("endpoint", "edge_node", "edge_server"):
         for q in ("p50", "p99"):
-            assert found[f"{q} ms {name}"] == pytest.approx(measured[f"{q} ms {name}"], rel=0.03), (q, name)
+            assert found[f"{q} ms {name}"] == pytest.approx(measured[f"{q} ms {name}"], rel=0.05), (q, name)
     assert found["share edge_node"] == pytest.approx(0.25, abs=0.01)
 
 

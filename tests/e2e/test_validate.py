@@ -13,6 +13,8 @@ import pytest
 
 from escalade.cli.main import main
 
+pytestmark = pytest.mark.timeout(180)
+
 COMMAND = [sys.executable, "-u", "-m", "escalade.cli.main", "simulate", "validate"]
 FAST = ["--once", "--seconds", "1", "--rate-hz", "40", "--model-ms", "1,1,1", "--delay-ms", "1,2"]
 
@@ -40,7 +42,7 @@ def test_real_tiers_are_run_and_compared(tmp_path: Path) -> None:
     options = [*FAST, "--cases", "own", "--policy", str(tmp_path / "own.yaml"), "--out", str(out)]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     done = subprocess.run(
-        [*COMMAND, *options], capture_output=True, text=True, timeout=110, check=False, env=environment
+        [*COMMAND, *options], capture_output=True, text=True, timeout=160, check=False, env=environment
     )
     found = json.loads((out / "validation.json").read_text())
     assert done.returncode == (0 if found["met"] else 1), done.stderr
@@ -64,7 +66,8 @@ def test_control_c_leaves_no_process(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert "measuring" in process.stdout.readline()
         while len(left_running(tmp_path)) < 2:
-            assert process.poll() is None
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.2)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
     assert process.returncode == 130

@@ -75,6 +75,7 @@ class RealFleet:
         if self.model_ms[level]:
             steps = config["model"]["input"]["steps"]
             config["model"]["input"]["steps"] = [{"custom": held(self.model_ms[level])}, *steps]
+        config["model"]["self_test"] = False  # it was written a moment ago, by this program
         config["batching"] = {"workers": 1, "max_batch": MAX_BATCH if level else 1}
         if above is not None:
             config["policy"] = policy

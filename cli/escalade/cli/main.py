@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from escalade.cli.pki.arguments import add_pki, add_tls
 from escalade.cli.policy.arguments import add_policy, add_record, positive
+from escalade.cli.profile import add_profile, profile
 from escalade.cli.simulate.arguments import add_simulate
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     add_policy(commands)
     add_record(commands)
     add_simulate(commands)
+    add_profile(commands)
     fusion = commands.add_parser("fusion", help="compare the rules that fuse several nodes' views of one event")
     actions = fusion.add_subparsers(dest="action", required=True, metavar="ACTION")
     evaluate = actions.add_parser("evaluate", help="accuracy with all nodes well, one noisy, one stuck")
@@ -173,6 +175,8 @@ def _run(arguments: argparse.Namespace) -> int:
             from escalade.cli.simulate.command import run_simulate
 
             return run_simulate(arguments)
+        if arguments.command == "profile":
+            return profile(arguments)
         if arguments.command == "status":
             from escalade.cli.status import show_status, shown
 

@@ -20,7 +20,7 @@ from escalade.simulations.replay import replay
 from escalade.tiers.errors import EscaladeError, SetupError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
 RESULTS = ("summary.json", "demo.png", "recorded.npz")
@@ -52,7 +52,7 @@ def run_demo(out: Path, *, seed: int = 0) -> int:
 def guarded(out: Path, results: Sequence[str], run: Callable[[Interrupts], None]) -> int:
     """Run a demo into `out`, whose `results` are removed first; return its exit code, as `run_demo` does."""
     try:
-        _require_extra()
+        require_extra()
         _require_writable(out, results)
         with Interrupts() as interrupts:
             run(interrupts)
@@ -124,8 +124,9 @@ def _words(tier: str) -> str:
     return tier.replace("_", " ")
 
 
-def _require_extra() -> None:
-    missing = [package for module, package in EXTRA.items() if importlib.util.find_spec(module) is None]
+def require_extra(modules: Iterable[str] = EXTRA) -> None:
+    """Raise SetupError, with what to install, unless those modules of the demo's extra are there."""
+    missing = [EXTRA[module] for module in modules if importlib.util.find_spec(module) is None]
     if missing:
         raise SetupError(f"needs {', '.join(missing)}; in a checkout, install it with: pip install '.[demo]'")
 

@@ -6,12 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from escalade.cli.policy.arguments import positive, share
+from escalade.cli.policy.arguments import numbers, positive, share
 
 if TYPE_CHECKING:
     from typing import Any
 
 BACKENDS = ("threads", "serial", "ray")
+MODEL_MS = "what endpoint, node and server are made to take for an input, as slower boards; 0: as fast as they are"
+DELAY_MS = "one way of the access link and of the uplink"
 FINDABLE = ("endpoints", "server-workers", "edge-workers")
 
 
@@ -84,6 +86,31 @@ def add_simulate(commands: Any) -> None:
     capacity.add_argument("--seed", type=int, metavar="N", help="default: the scenario's")
     _backend(capacity)
     _out(capacity)
+
+    validate = actions.add_parser(
+        "validate", help="run real tiers on this machine and compare them with what the simulator predicts"
+    )
+    validate.add_argument("--seconds", type=positive, default=40.0, metavar="S", help="of each real run, about")
+    validate.add_argument("--cases", metavar="C1,C2", help="default: all; an unknown name lists them")
+    validate.add_argument(
+        "--policy",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="one of your own as a case, by its file's name",
+    )
+    validate.add_argument("--once", action="store_true", help="do not run every case again to see what a run is worth")
+    validate.add_argument(
+        "--rate-hz", type=positive, default=25.0, metavar="R", help="inputs a second at each endpoint; default: 25"
+    )
+    validate.add_argument(
+        "--model-ms", type=numbers, default=(9.0, 4.0, 6.0), metavar="E,N,S", help=MODEL_MS + "; default: 9,4,6"
+    )
+    validate.add_argument(
+        "--delay-ms", type=numbers, default=(2.0, 15.0), metavar="A,U", help=DELAY_MS + "; default: 2,15"
+    )
+    _out(validate)
 
     actions.add_parser("list", help="the scenarios that ship")
 

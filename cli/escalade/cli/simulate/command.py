@@ -33,12 +33,16 @@ def run_simulate(arguments: argparse.Namespace) -> int:
         return list_shipped()
     if not COMPILED:
         warn(["without numba this takes about a thousand times as long; in a checkout: pip install '.[sim]'"])
-    if arguments.ray_address and arguments.backend != "ray":
+    if arguments.action != "validate" and arguments.ray_address and arguments.backend != "ray":
         raise SetupError("--ray-address needs --backend ray")
     if arguments.action == "run":
         from escalade.cli.simulate.run import run
 
         return run(arguments)
+    if arguments.action == "validate":
+        from escalade.cli.simulate.validate import validate
+
+        return validate(arguments)
     if arguments.action == "capacity":
         from escalade.cli.simulate.capacity import capacity
 

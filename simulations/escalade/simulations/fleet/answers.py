@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def ways_back(world: World, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the latency of each row's answer from the edge node to the endpoint, ns."""
     out = np.empty(len(rows), np.int64)
-    _draw_back(world.access.latency, world.keys, rows, out)
+    _draw_back(world.access.latency_down, world.keys, rows, out)
     return out
 
 

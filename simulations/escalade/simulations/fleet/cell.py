@@ -274,7 +274,7 @@ class Cell:
             answers.turned_away(sink, away, answers.ways_back(world, away))
         answers.settle_edge(
             world.edge,
-            world.access.latency,
+            world.access.latency_down,
             world.keys,
             sink,
             book.stats.count,

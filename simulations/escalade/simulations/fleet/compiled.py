@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from escalade.simulations.fleet.scenario import EndpointClass, Scenario, Station
 
 
+ASSUMED_EACH_MORE = 0.3
+"""Of a batch, where neither scenario nor profile says."""
+
+
 class Kinds(NamedTuple):
     """What the kernels know of each class of endpoints; int64 ``[classes]`` but `service`; times in ns."""
 
@@ -52,6 +56,8 @@ class Wire(NamedTuple):
     """What the kernels know of a hop."""
 
     latency: NDArray[np.int64]
+    latency_down: NDArray[np.int64]
+    """Of the answers."""
     ns_per_byte: float
     loss: float
     """Share of transmissions; 0 for none."""
@@ -226,6 +232,7 @@ def _wire(link: Link) -> Wire:
     loss, breaker = link.loss, link.breaker
     return Wire(
         time_table(link.latency),
+        time_table(link.latency_down or link.latency),
         0.0 if link.bandwidth_kbit_s is None else 8e6 / link.bandwidth_kbit_s,
         0.0 if loss is None else loss.share,
         0 if loss is None else _ns(loss.retry_ms),
@@ -238,6 +245,11 @@ def _wire(link: Link) -> Wire:
     )
 
 
+def _each_more(station: Any) -> float:
+    known = (station.batching.each_more, profile_of(station).each_more, ASSUMED_EACH_MORE)
+    return float(next(one for one in known if one is not None))
+
+
 def _desk(station: Any) -> Desk:
     brownouts = getattr(station, "brownouts", ())
     escalation = getattr(station, "escalation", None)
@@ -245,7 +257,7 @@ def _desk(station: Any) -> Desk:
         time_table(profile_of(station).service),
         station.workers,
         station.batching.max_batch,
-        station.batching.each_more,
+        _each_more(station),
         station.max_queue or 0,
         np.array([_ns(one.from_s * 1e3) for one in brownouts], np.int64),
         np.array([_ns(one.to_s * 1e3) for one in brownouts], np.int64),

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from escalade.simulations.fleet.distribution import Distribution, Lognormal, NonNegative, Positive
+from escalade.simulations.fleet.distribution import Distribution, Lognormal, NonNegative, Positive, Share
 from escalade.tiers.config import Section
 
 
@@ -56,8 +56,13 @@ class HardwareProfile(Section):
 
     service: Distribution
     """Time of one inference of the tier's model, alone on the board."""
+    each_more: Share | None = None
+    """What each further input of a batch takes, as a share of one alone; used where the scenario's `batching` has
+    none. Measured by `escalade profile`."""
     memory_mb: Positive | None = None
-    """Stated in the report; nothing is computed from it."""
+    """The board's. Nothing is computed from it."""
+    rss_mb: Positive | None = None
+    """What a tier with its model takes of it, measured by `escalade profile`. Nothing is computed from it."""
     idle_mw: NonNegative = 0.0
     """While awake or asleep and not computing."""
     active_mw: NonNegative = 0.0

@@ -59,12 +59,15 @@ class Loss(Section):
 class Link(Section):
     """The way from a tier to the next above, and back.
 
-    Every edge node has a link of its own to its endpoints (shared by them) and one to the server. Answers come
-    back with a latency drawn from the same distribution; they need no bandwidth and are not lost.
+    Every edge node has a link of its own to its endpoints (shared by them) and one to the server. Answers need no
+    bandwidth and are not lost.
     """
 
     latency: Distribution = Constant(ms=0.0)
-    """One way, without waiting and without transmission."""
+    """Upward, without waiting and without transmission."""
+    latency_down: Distribution | None = None
+    """Of the answers; default: drawn from `latency`, by itself. A link whose round trips were measured has a
+    constant here and the rest of them in `latency`."""
     bandwidth_kbit_s: Positive | None = None
     """Upward; messages go one after another. Default: no limit."""
     loss: Loss | None = None

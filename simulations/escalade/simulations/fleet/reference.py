@@ -115,7 +115,7 @@ class EventFleet:
 
     def back(self, one: Request) -> int:
         """Return the latency of the way from the edge node to the endpoint."""
-        return int(drawn(self.world.access.latency, 0, self.world.keys[one.cell, Purpose.ACCESS_DOWN], one.rid))
+        return int(drawn(self.world.access.latency_down, 0, self.world.keys[one.cell, Purpose.ACCESS_DOWN], one.rid))
 
     def give_up(self, one: Request, level: int, why: Reason) -> None:
         """Let a tier answer itself now, unless it has answered."""
@@ -171,7 +171,7 @@ class EventFleet:
     def inferred_2(self, one: Request) -> None:
         """A server is done."""
         keys = self.world.keys[one.cell]
-        back = self.now + int(drawn(self.world.uplink.latency, 0, keys[Purpose.UPLINK_DOWN], one.rid))
+        back = self.now + int(drawn(self.world.uplink.latency_down, 0, keys[Purpose.UPLINK_DOWN], one.rid))
         self.at(back, ANSWER, one.cell, one.rid, lambda: self._from_server(one))
 
     def _built(self) -> tuple[list[list[EventLink]], list[list[EventDesk]]]:

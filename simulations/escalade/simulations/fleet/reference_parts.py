@@ -192,7 +192,7 @@ class EventDesk:
             back = now + fleet.back(one)
         else:
             keys = fleet.world.keys[one.cell]
-            back = now + int(drawn(fleet.world.uplink.latency, 0, keys[Purpose.UPLINK_DOWN], one.rid))
+            back = now + int(drawn(fleet.world.uplink.latency_down, 0, keys[Purpose.UPLINK_DOWN], one.rid))
         fleet.at(back, ANSWER, one.cell, one.rid, lambda: fleet.give_up(one, self.level - 1, why))
 
 

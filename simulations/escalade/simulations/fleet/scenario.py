@@ -94,8 +94,9 @@ class Batching(Section):
     """A free worker takes all that waits, up to `max_batch`, as the tiers' batcher does."""
 
     max_batch: Count = 1
-    each_more: Share = 0.3
-    """A batch of ``b`` takes ``1 + each_more * (b - 1)`` times one inference: assumed; 1 is no gain."""
+    each_more: Share | None = None
+    """A batch of ``b`` takes ``1 + each_more * (b - 1)`` times one inference; 1 is no gain. Default: the profile's,
+    or 0.3, assumed."""
 
 
 class Station(Section):

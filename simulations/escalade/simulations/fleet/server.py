@@ -59,7 +59,8 @@ class Servers:
         done = np.flatnonzero(over)
         sink = book.sink(len(done))
         back = answers.ways_back(world, rows[done])
-        answers.settle_server(world.uplink.latency, world.keys, sink, stats.series, world.interval, rows, done, back)
+        way_back = world.uplink.latency_down
+        answers.settle_server(way_back, world.keys, sink, stats.series, world.interval, rows, done, back)
         book.close(sink)
         self._pool = rows[~over]
         book.time_out(self._pool, t1, True)

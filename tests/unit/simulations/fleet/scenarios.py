@@ -56,6 +56,7 @@ def links(draw: st.DrawFn) -> dict[str, Any]:
     breaker = {"failures": draw(st.sampled_from([1, 3])), "wait_ms": 100, "max_wait_ms": 300}
     return {
         "latency": draw(TIMES),
+        "latency_down": draw(maybe(TIMES)),
         "bandwidth_kbit_s": draw(maybe(st.sampled_from([100.0, 1000.0]))),
         "loss": draw(maybe(st.just({"share": 0.3, "retry_ms": 20, "max_retries": 1}))),
         "outages": draw(maybe(UP_DOWN)),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from escalade.simulations.fleet.result import Count, Series
+from escalade.simulations.fleet.result import Count, Hist, Series
 
 from .conftest import queueing, run
 
@@ -70,3 +70,13 @@ def test_rates_of_arrivals_are_those_asked_for() -> None:
         endpoints = [one[0] | {"arrivals": arrivals, "policy": {"name": "AlwaysAccept"}}]
         result = run(queueing(duration_s=1000.0, endpoints=endpoints))
         assert result.requests / 1000 / 500 == pytest.approx(rate, rel=0.15 if arrivals["kind"] == "bursts" else 0.01)
+
+
+def test_an_answer_may_take_another_time_than_its_question() -> None:
+    """`latency` is the way up, `latency_down` the way back: from an endpoint that takes no time, 5 + 2 + 11 ms."""
+    constant = {"kind": "constant", "ms": 2}
+    access = {"latency": {"kind": "constant", "ms": 5}, "latency_down": {"kind": "constant", "ms": 11}}
+    nodes = {"policy": {"name": "AlwaysAccept"}, "service": constant, "workers": 100}
+    found = run(queueing(edge_nodes=nodes, links={"access": access}, duration_s=20.0))
+    assert found.latency_ms(Hist.ACCESS)["p50"] == pytest.approx(5.0, rel=0.02)
+    assert found.latency_ms(Hist.EDGE_NODE)["p99"] == pytest.approx(18.0, rel=0.02)

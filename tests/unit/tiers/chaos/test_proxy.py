@@ -120,6 +120,17 @@ async def test_a_delay_holds_answers() -> None:
         assert time.monotonic() - started >= 0.2
 
 
+async def test_a_line_upward_transmits_and_then_delays() -> None:
+    """What goes up needs its transmission and both ways' delays with jitter; its bytes are counted."""
+    async with echo() as pair:
+        before = pair.link.bytes_up
+        await pair.link.set(Trouble(delay_s=0.02, delay_up_s=0.03, jitter_s=0.01, up_bytes_per_s=10_000))
+        started = time.monotonic()
+        assert await pair.echoed(bytes(1000)) == bytes(1000)
+        assert time.monotonic() - started >= 0.1 + 0.02 + 0.03
+        assert pair.link.bytes_up - before == 1000
+
+
 async def test_loss_stalls_and_a_cap_slows() -> None:
     """Lost segments cost retransmissions; nothing is lost to the stream."""
     async with echo() as pair:

@@ -6,7 +6,8 @@ It sees a stream of bytes, not packets, and so some faults are told differently 
   (by the proxy, not by the peer) and then hears nothing: what a cut cable and a frozen peer have in common.
 - *Loss* cannot be seen above TCP. What can be seen is its price: a lost segment stalls everything behind it for a
   retransmission timeout, 200 ms at least and twice as long each time; now and then a connection is given up.
-- A *delay* holds every byte by the same time, in the direction of the answers: so much more for each round trip.
+- A *delay* holds what comes, and what was sent after it waits behind it, as in any stream. Upward bandwidth is a line
+  of its own for each connection, on which pieces are transmitted one after another.
 """
 
 from __future__ import annotations
@@ -40,12 +41,16 @@ class Trouble:
     ----------
     drop_up, drop_down:
         Nothing passes towards the tier above, or from it.
-    delay_s:
-        Added to whatever comes from the tier above.
+    delay_s, delay_up_s:
+        Added to whatever comes from the tier above, or goes to it.
+    jitter_s:
+        Mean of what each piece is held longer than that, each way with a delay: exponential, drawn.
     loss:
         Share of segments that are lost, 0 to 1.
     bytes_per_s:
         The most that passes each way in one connection; 0: no limit.
+    up_bytes_per_s:
+        The line upward: a piece arrives when it has been transmitted, before its delay; 0: no limit.
     reset:
         Every connection is reset, new ones at once.
     garbage:
@@ -55,14 +60,22 @@ class Trouble:
     drop_up: bool = False
     drop_down: bool = False
     delay_s: float = 0.0
+    delay_up_s: float = 0.0
+    jitter_s: float = 0.0
     loss: float = 0.0
     bytes_per_s: float = 0.0
+    up_bytes_per_s: float = 0.0
     reset: bool = False
     garbage: bool = False
 
     def drops(self, way: Way) -> bool:
         """Whether nothing passes that way."""
         return self.drop_up if way == "up" else self.drop_down
+
+    def delays_s(self, way: Way, draw: random.Random) -> float:
+        """Return how long a piece is held on its way."""
+        delay_s = self.delay_up_s if way == "up" else self.delay_s
+        return delay_s + draw.expovariate(1 / self.jitter_s) if delay_s and self.jitter_s else delay_s
 
 
 class FaultyLink:
@@ -73,7 +86,12 @@ class FaultyLink:
     target:
         `host:port` of the tier above.
     seed:
-        Of what is drawn: losses and garbage.
+        Of what is drawn: jitter, losses and garbage.
+
+    Attributes
+    ----------
+    bytes_up:
+        That went towards the tier above, over all connections.
 
     Examples
     --------
@@ -88,6 +106,7 @@ class FaultyLink:
 
     def __init__(self, target: str, *, seed: int = 0) -> None:
         self.address = ""
+        self.bytes_up = 0
         self._host, _, port = target.rpartition(":")
         self._port = int(port)
         self._draw = random.Random(seed)  # no secrets here
@@ -155,10 +174,14 @@ class FaultyLink:
         self, way: Way, reader: asyncio.StreamReader, on_the_way: asyncio.Queue[tuple[float, bytes]]
     ) -> None:
         clock = asyncio.get_running_loop().time
+        sent = 0.0
         while True:
             data = await reader.read(CHUNK_BYTES)
-            due = clock() + (self._trouble.delay_s if way == "down" else 0.0)
-            await on_the_way.put((due, data))
+            trouble, sent = self._trouble, max(sent, clock())
+            if way == "up":
+                self.bytes_up += len(data)
+                sent += len(data) / trouble.up_bytes_per_s if trouble.up_bytes_per_s else 0.0
+            await on_the_way.put((sent + trouble.delays_s(way, self._draw), data))
             if not data:
                 return
 

@@ -10,14 +10,16 @@ import numpy as np
 from escalade.simulations.fleet import answers, desk
 from escalade.simulations.fleet.order import by_time
 from escalade.simulations.fleet.result import Series
-from escalade.simulations.fleet.rows import CORRECTED, OUTCOME, UP, Ended, Fed, Outcome, Up
+from escalade.simulations.fleet.rows import CORRECTED, OUTCOME, UP, Ended, Up
 from escalade.simulations.fleet.sink import AT_ENDED, AT_FED, Scratch, Sink, count_ended
+from escalade.simulations.fleet.telling import tell_ended, tell_fed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from escalade.simulations.fleet.compiled import Desk, World
     from escalade.simulations.fleet.result import Stats
+    from escalade.simulations.fleet.telling import Counts
 
     Rows = NDArray[np.int64]
 
@@ -47,9 +49,10 @@ class CellOutput:
 class Book:
     """Counts what happens in one window, and keeps what the run asked for."""
 
-    def __init__(self, world: World, stats: Stats, asked: Asked, scratch: Scratch) -> None:
+    def __init__(self, world: World, stats: Stats, asked: Asked, scratch: Scratch, counts: Counts, t1: int) -> None:
         self.stats, self.asked, self.out, self.scratch = stats, asked, CellOutput(), scratch
-        self._world = world
+        self._world, self._counts = world, counts
+        self._edge = ((t1 - 1) // world.interval + 1) * world.interval
 
     @property
     def each(self) -> bool:
@@ -69,10 +72,13 @@ class Book:
         if self.asked.keep and len(ended):
             self.out.ended.append(ended[ended[:, Ended.REASON] != CORRECTED])
         if self.asked.outcomes[0] and len(ended):
-            answered = ended[(ended[:, Ended.TIER] >= 0) & (ended[:, Ended.REASON] != CORRECTED)]
-            self.out.outcomes.append(outcomes_0(answered, world.kinds.slo))
+            later = self.scratch.take("told", len(ended), OUTCOME)
+            n = tell_ended(self._counts, ended, world.kinds.slo, self._edge, later)
+            self.out.outcomes.append(later[:n].copy())
         if self.asked.outcomes[1] and len(fed):
-            self.out.outcomes.append(outcomes_1(fed[fed[:, Fed.LEVEL] == 1]))
+            later = self.scratch.take("told", len(fed), OUTCOME)
+            n = tell_fed(self._counts, fed, self._edge, later)
+            self.out.outcomes.append(later[:n].copy())
         if self.asked.fed and len(fed):
             self.out.fed.append(fed.copy())
 
@@ -85,13 +91,6 @@ class Book:
             first, last = int(t[0]) // interval, int(t[-1]) // interval
             ends = np.searchsorted(t, np.arange(first + 1, last + 2) * interval)
             self.stats.series[first : last + 1, Series.ARRIVED] += np.diff(ends, prepend=0)
-
-    def escalated(self, number: NDArray[np.int64], when: NDArray[np.int64]) -> None:
-        """Keep escalations of the edge nodes for telemetry."""
-        rows = np.zeros((len(number), OUTCOME), np.int64)
-        rows[:, Outcome.LEVEL], rows[:, Outcome.UNIT] = 1, number
-        rows[:, Outcome.KNOWN], rows[:, Outcome.ESCALATED] = when, 1
-        self.out.outcomes.append(rows)
 
     def below(self, rows: Rows, hop: int) -> None:
         """Let the sending tier answer what did not get over a hop."""
@@ -122,22 +121,3 @@ class Book:
             desk.serve(*arguments)
         else:
             desk.serve_batches(*arguments, t1)
-
-
-def outcomes_0(ended: Rows, slo: NDArray[np.int64]) -> Rows:
-    """Return answers as the endpoints' telemetry counts them: in time unless degraded or late."""
-    rows = np.zeros((len(ended), OUTCOME), np.int64)
-    rows[:, Outcome.UNIT], rows[:, Outcome.KNOWN] = ended[:, Ended.DEVICE], ended[:, Ended.AT]
-    sound = np.isin(ended[:, Ended.REASON], (0, 7))
-    in_time = ended[:, Ended.AT] - ended[:, Ended.T] <= slo[ended[:, Ended.KIND]]
-    rows[:, Outcome.IN_TIME], rows[:, Outcome.ANSWERED] = sound & in_time, 1
-    return rows
-
-
-def outcomes_1(fed: Rows) -> Rows:
-    """Return answers as the edge nodes' telemetry counts them: in time if the tier that was wanted gave them."""
-    rows = np.zeros((len(fed), OUTCOME), np.int64)
-    rows[:, Outcome.LEVEL], rows[:, Outcome.UNIT], rows[:, Outcome.KNOWN] = 1, fed[:, Fed.DEVICE], fed[:, Fed.KNOWN]
-    rows[:, Outcome.IN_TIME] = (fed[:, Fed.ACTION] != 1) | (fed[:, Fed.UPPER] >= 0)
-    rows[:, Outcome.ANSWERED] = 1
-    return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,9 +16,11 @@ from escalade.simulations.fleet.draws import Purpose
 from escalade.simulations.fleet.intervals import from_config
 from escalade.simulations.fleet.order import by_time
 from escalade.simulations.fleet.population import links_of, population
-from escalade.simulations.fleet.rows import FAR, LOCAL, UP, Local, Status, Up
+from escalade.simulations.fleet.protocol import Told
+from escalade.simulations.fleet.rows import FAR, LOCAL, UP, Local, State, Status, Up
 from escalade.simulations.fleet.sink import AT_UP
 from escalade.simulations.fleet.sources import source_of
+from escalade.simulations.fleet.telling import Counts, tell_escalated
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,12 +48,15 @@ class Cell:
         self._heat = np.zeros_like(self.devices.busy)
         self.place = local.Place(number, keys, len(nodes), nodes.start, world.tables[0].samples)
         kinds = range(len(world.scenario.endpoints))
-        firsts = np.cumsum([0, *(len(world.devices(number, kind)) for kind in kinds)]).tolist()
+        self._firsts = firsts = np.cumsum([0, *(len(world.devices(number, kind)) for kind in kinds)]).tolist()
         self._sources = [
             source_of(world, number, kind, firsts[kind], firsts[kind + 1] - firsts[kind])
             for kind in kinds
             if firsts[kind + 1] > firsts[kind]
         ]
+        self._class_first = world.class_first
+        self._offsets = np.array([world.class_first[k] + world.devices(number, k).start - firsts[k] for k in kinds])
+        self._edge_counts = np.zeros((firsts[-1] if asked.outcomes[1] else 0, 3), np.int32)
         self._deciders = [Decider(f"endpoints {one.name!r}", number) for one in world.scenario.endpoints]
         self._edge_decider = Decider("edge_node", number)
         self._access = links_of(world, number, 0)
@@ -84,7 +90,7 @@ class Cell:
         if control.policies is not None:
             for decider, policy in zip([*self._deciders, self._edge_decider], control.policies, strict=True):
                 decider.use(policy)
-        book = Book(world, stats, asked, scratch)
+        book = Book(world, stats, asked, scratch, self._counts, t1)
         sent = self._endpoints(world, control, t1, book)
         arriving = self._over(world, sent, t1, book, hop=0)
         rising = self._edge(world, control, arriving, t1, book)
@@ -94,12 +100,20 @@ class Cell:
         book.out.pending = self.pending
         return book.out
 
-    def told(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Return numbers of devices and what telemetry was not told of yet, int32 ``[devices, 3]``; and forget it."""
-        devices = self.devices
-        counts = devices.told.copy()
-        devices.told[:] = 0
-        return devices.number[: len(counts)], counts
+    @property
+    def _counts(self) -> Counts:
+        devices = self.devices.state[:, State.ANSWERED : State.ESCALATED + 1]
+        return Counts(devices if devices.shape[1] else devices[:0], self._edge_counts, self._offsets, self._class_first)
+
+    def told(self) -> list[Told]:
+        """Return what telemetry was not told of yet, and forget it."""
+        found = []
+        for level, counts in enumerate((self._counts.endpoints, self._counts.edge)):
+            for low, high in itertools.pairwise(self._firsts if len(counts) else ()):
+                first = int(self.devices.number[low]) if high > low else 0
+                found.append(Told(level, first, counts[low:high].astype(np.int32)))
+            counts[:] = 0
+        return found
 
     def control(self, world: World) -> None:
         """Do what happens at the end of a control interval: thermal states move on."""
@@ -122,12 +136,12 @@ class Cell:
     def finish(self, world: World, stats: Stats, until: int) -> Rows:
         """Drain batteries until the end; return what is left, int64 ``[4, n]``: see `ShardEnd`."""
         devices = self.devices
-        if not len(devices.battery):
+        if not len(devices.died):
             return np.empty((4, 0), np.int64)
         battery.last_drain(world.kinds, devices, stats, world.interval, until)
-        left, died = devices.battery[:, local.CHARGE], devices.battery[:, local.DEATH]
-        mine = died != local.NO_BATTERY
-        return np.stack([devices.number[mine], self._capacity[mine], left[mine], died[mine]])
+        mine = self._capacity > 0
+        left = devices.state[mine, State.CHARGE]
+        return np.stack([devices.number[mine], self._capacity[mine], left, devices.died[mine]])
 
     # The stages, in the order of a request's way.
 
@@ -153,9 +167,6 @@ class Cell:
         self._inferring = later[:, :n_later].copy()
         rows = ready[:, :n_ready]
         action, propensity = self._decide_0(world, control, rows)
-        if len(self.devices.battery):
-            action = action.copy()
-            battery.spend(world.kinds, self.devices, stats, interval, ready, action)
         going = action == local.ESCALATE
         up = np.empty((int(np.count_nonzero(going) + np.count_nonzero(action == local.DEFER)), UP), np.int64)
         chances = propensity.view(np.int64) if book.asked.fed else np.empty(0, np.int64)
@@ -264,8 +275,7 @@ class Cell:
         which = np.flatnonzero(over)
         action, propensity = self._decide_1(world, control, rows, which)
         going = action == local.ESCALATE
-        if book.asked.outcomes[1]:
-            book.escalated(rows[which[going], Up.NUMBER], rows[which[going], Up.END])
+        tell_escalated(self._edge_counts, rows, which, action)
         up = np.empty((int(np.count_nonzero(going) + np.count_nonzero(action == local.DEFER)), UP), np.int64)
         chances = propensity.view(np.int64) if book.asked.fed else np.empty(0, np.int64)
         sink = book.sink(len(rows))

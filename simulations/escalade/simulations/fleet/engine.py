@@ -125,8 +125,8 @@ class _Run:
         if any(self._observes):
             steps.append(world.feedback)
         self._windows = Windows.of(world, tuple(steps))
-        self._mail = Mailbox(world)
-        self._servers = Servers(world)
+        self._mail = Mailbox(world, self._asked.outcomes)
+        self._servers = Servers(world, self._mail.counts)
         self._stats = Stats.empty(world.intervals, len(world.scenario.endpoints))
         self._ended: list[NDArray[np.int64]] = []
         self._requests, self._answered, self._pending = 0, [0, 0], 0

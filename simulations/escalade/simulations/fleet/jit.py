@@ -52,6 +52,36 @@ def inline(function: F) -> F:
     return function if numba is None else kernel(function)
 
 
+if numba is None:
+
+    def prefetch(array: Any, row: Any) -> None:
+        """Do nothing: see the compiled one."""
+
+else:
+    from llvmlite import ir
+    from numba.core import cgutils
+    from numba.extending import intrinsic
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def prefetch(typing: Any, array: Any, row: Any) -> Any:
+        """Have a row, or at least its beginning, fetched from memory: it is to be changed soon."""
+
+        def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            kind, number = signature.args
+            content = context.make_array(kind)(context, builder, arguments[0])
+            place = context.cast(builder, arguments[1], number, numba.types.intp)
+            places = [place] + [context.get_constant(numba.types.intp, 0)] * (kind.ndim - 1)
+            where = cgutils.get_item_pointer(context, builder, kind, content, places)
+            where = builder.bitcast(where, ir.IntType(8).as_pointer())
+            word = ir.IntType(32)
+            told = ir.FunctionType(ir.VoidType(), [where.type, word, word, word])
+            fetch = builder.module.declare_intrinsic("llvm.prefetch", [where.type], told)
+            builder.call(fetch, [where, word(1), word(3), word(1)])
+            return context.get_dummy_value()
+
+        return numba.types.void(array, row), code
+
+
 def _quiet(function: F) -> F:
     def call(*arguments: Any) -> Any:
         with np.errstate(over="ignore"):  # the hash wraps around on purpose

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from escalade.simulations.fleet.compiled import World
+    from escalade.simulations.fleet.protocol import Told
 
     Rows = NDArray[np.int64]
 
@@ -23,13 +24,17 @@ if TYPE_CHECKING:
 class Mailbox:
     """Keeps what came of decisions until it is known and due."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, retunes: tuple[bool, bool] = (True, True)) -> None:
         self._world = world
+        devices = int(world.class_first[-1])
+        self.counts = (
+            np.zeros((devices if retunes[0] else 0, 3), np.int32),
+            np.zeros((devices if retunes[1] else 0, 3), np.int32),
+        )
+        """By level, of the interval: answers, those in time, escalations, ``[devices, 3]``."""
         self._fed = np.empty((0, FED), np.int64)
         self._later = np.empty((0, OUTCOME), np.int64)
         """Outcomes of intervals to come."""
-        self._counts: dict[int, NDArray[np.int64]] = {}
-        """By level, of the interval: int64 ``[3, devices]``, answers, those in time, escalations."""
         self._edge = world.interval
 
     def put(self, fed: list[Rows], outcomes: list[Rows]) -> None:
@@ -42,24 +47,16 @@ class Mailbox:
             if not now.all():
                 self._later = np.concatenate([self._later, rows[~now]])
 
-    def put_counts(self, told: list[tuple[NDArray[np.int64], NDArray[np.int32]]]) -> None:
-        """Add what the endpoints counted themselves; see `ShardOutput`."""
-        for numbers, rows in told:
-            if len(rows):
-                counts = self._of(0)
-                for column in range(3):
-                    counts[column, numbers] += rows[:, column]
-
-    def _of(self, level: int) -> NDArray[np.int64]:
-        return self._counts.setdefault(level, np.zeros((3, int(self._world.class_first[-1])), np.int64))
+    def put_counts(self, told: list[Told]) -> None:
+        """Add what cells counted themselves."""
+        for level, first, rows in told:
+            self.counts[level][first : first + len(rows)] += rows
 
     def _add(self, rows: Rows) -> None:
         for level in (0, 1):
             mine = rows[rows[:, Outcome.LEVEL] == level]
-            if len(mine):
-                counts = self._of(level)
-                for place, column in enumerate((Outcome.ANSWERED, Outcome.IN_TIME, Outcome.ESCALATED)):
-                    np.add.at(counts[place], mine[:, Outcome.UNIT], mine[:, column])
+            for place, column in enumerate((Outcome.ANSWERED, Outcome.IN_TIME, Outcome.ESCALATED)):
+                np.add.at(self.counts[level][:, place], mine[:, Outcome.UNIT], mine[:, column])
 
     def feedback(self, now: int) -> list[Feedback | None]:
         """Return what is known before `now` ns, for each class of endpoints and for the edge nodes; None for nothing.
@@ -116,13 +113,15 @@ class Mailbox:
                 continue
             device = np.arange(low, high, dtype=np.int64)
             kind = np.repeat(np.arange(len(firsts) - 1), np.diff(firsts))[low:high]
-            answered, in_time, escalated = (column[low:high].copy() for column in self._of(level))
+            answered, in_time, escalated = (column.astype(np.int64) for column in self.counts[level][low:high].T)
             found.append(
                 Telemetry(
                     now / 1e9, interval / 1e9, device, kind, answered, in_time, escalated, upstream_load=load[level]
                 )
             )
-        self._counts, self._edge = {}, now + interval
+        for counts in self.counts:
+            counts[:] = 0
+        self._edge = now + interval
         due = self._later[:, Outcome.KNOWN] < self._edge
         rows, self._later = self._later[due], self._later[~due]
         self._add(rows)

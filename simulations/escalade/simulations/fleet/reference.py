@@ -20,13 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from escalade.policies import Action, Batch, listens
-from escalade.simulations.fleet.book import outcomes_0, outcomes_1
 from escalade.simulations.fleet.columns import uniforms
 from escalade.simulations.fleet.compiled import World, profile_of
 from escalade.simulations.fleet.draws import Purpose, below, drawn, uniform
 from escalade.simulations.fleet.intervals import from_config
 from escalade.simulations.fleet.learning import Mailbox, mean_ms
-from escalade.simulations.fleet.local import DEATH, NO_BATTERY
 from escalade.simulations.fleet.policy_setup import Given, policies_of
 from escalade.simulations.fleet.population import population
 from escalade.simulations.fleet.reference_parts import (
@@ -39,12 +37,14 @@ from escalade.simulations.fleet.reference_parts import (
     EventLink,
     Request,
     lives,
+    outcomes_0,
+    outcomes_1,
     periods_of,
     up_from,
     warm,
 )
 from escalade.simulations.fleet.result import Count, Reason, Series, Stats
-from escalade.simulations.fleet.rows import CORRECTED, ENDED, FAR, FED, OUTCOME, Ended, Fed
+from escalade.simulations.fleet.rows import CORRECTED, ENDED, FAR, FED, NO_BATTERY, OUTCOME, Ended, Fed, State
 from escalade.simulations.fleet.sink import count_ended
 from escalade.simulations.fleet.sources import source_of
 from escalade.tiers.deadline import upstream_budget_s
@@ -223,12 +223,12 @@ class EventFleet:
         service = int(drawn(world.kinds.service, kind, keys[Purpose.SERVICE_0], rid))
         if len(devices.throttled) and devices.throttled[device]:
             service = int(service * world.kinds.slowdown[kind])
-        free = int(devices.free[device])
+        free = int(devices.state[device, State.FREE])
         start = max(t, free)
         if t >= free + int(world.kinds.awake[kind]):
             start = t + int(world.kinds.wake[kind])
         end = start + service
-        devices.free[device] = end
+        devices.state[device, State.FREE] = end
         if len(devices.busy):
             devices.busy[device] += service
         samples = world.tables[0].samples
@@ -252,7 +252,7 @@ class EventFleet:
             device=self._number(one),
         )
         action = self._decide(one, 0, kind, one.device, batch, left > 0)
-        has_battery = len(devices.battery) > 0 and devices.battery[one.device, DEATH] != NO_BATTERY
+        has_battery = len(devices.died) > 0 and devices.state[one.device, State.SINCE] != NO_BATTERY
         if has_battery and not lives(devices, kinds, one, self.now, kind, service, action):
             self._end(one, -1, Reason.DEAD)
             return

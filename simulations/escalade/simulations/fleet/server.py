@@ -13,6 +13,7 @@ from escalade.simulations.fleet.draws import Purpose
 from escalade.simulations.fleet.intervals import from_config
 from escalade.simulations.fleet.rows import UP, Up
 from escalade.simulations.fleet.sink import Scratch
+from escalade.simulations.fleet.telling import Counts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,10 +28,14 @@ if TYPE_CHECKING:
 
 
 class Servers:
-    """The state of the servers, brought forward window by window after the cells."""
+    """The state of the servers, brought forward window by window after the cells.
 
-    def __init__(self, world: World) -> None:
+    They count in `Mailbox.counts` what telemetry is to be told of.
+    """
+
+    def __init__(self, world: World, told_of: tuple[NDArray[np.int32], NDArray[np.int32]]) -> None:
         self._world, self._scratch = world, Scratch()
+        self._counts = Counts(*told_of, np.zeros(len(world.scenario.endpoints), np.int64), world.class_first)
         count, nodes = world.scenario.edge_servers.count, world.scenario.edge_nodes.count
         unit, keys = np.arange(count, dtype=np.int64), world.keys[world.cells]
         self._units = desk.Units.idle(
@@ -50,7 +55,7 @@ class Servers:
     def advance(self, up: Sequence[Rows], t1: int, stats: Stats, asked: Asked) -> CellOutput:
         """Serve what arrives before `t1` and bring the answers home."""
         world = self._world
-        book = Book(world, stats, asked, self._scratch)
+        book = Book(world, stats, asked, self._scratch, self._counts, t1)
         for rows in up:
             rows[:, Up.END] = -1
         rows = np.concatenate([self._pool, *up])

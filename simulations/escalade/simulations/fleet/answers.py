@@ -24,17 +24,19 @@ if TYPE_CHECKING:
     from escalade.simulations.fleet.sink import Sink
 
 
-def ways_back(world: World, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the latency of each row's answer from the edge node to the endpoint, ns."""
-    out = np.empty(len(rows), np.int64)
-    _draw_back(world.access.latency, world.keys, rows, out)
+def ways_back(world: World, rows: NDArray[np.int64], which: NDArray[np.intp] | None = None) -> NDArray[np.int64]:
+    """Return the latency of each row's answer from the edge node to the endpoint, ns; or of the rows `which`."""
+    which = np.arange(len(rows)) if which is None else which
+    out = np.empty(len(which), np.int64)
+    _draw_back(world.access.latency, world.keys, rows, which, out)
     return out
 
 
 @kernel
-def _draw_back(tables: Any, keys: Any, rows: Any, out: Any) -> None:
-    for i in range(out.shape[0]):
-        out[i] = drawn(tables, 0, keys[rows[i, Up.CELL], Purpose.ACCESS_DOWN], rows[i, Up.RID])
+def _draw_back(tables: Any, keys: Any, rows: Any, which: Any, out: Any) -> None:
+    for place in range(out.shape[0]):
+        i = which[place]
+        out[place] = drawn(tables, 0, keys[rows[i, Up.CELL], Purpose.ACCESS_DOWN], rows[i, Up.RID])
 
 
 @inline

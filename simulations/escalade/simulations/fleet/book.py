@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from escalade.simulations.fleet import answers, desk
-from escalade.simulations.fleet.order import by_time
+from escalade.simulations.fleet.order import arriving
 from escalade.simulations.fleet.result import Series
-from escalade.simulations.fleet.rows import CORRECTED, OUTCOME, UP, Ended, Up
+from escalade.simulations.fleet.rows import CORRECTED, OUTCOME, UP, Ended
 from escalade.simulations.fleet.sink import AT_ENDED, AT_FED, Scratch, Sink, count_ended
 from escalade.simulations.fleet.telling import tell_ended, tell_fed
 
@@ -110,9 +110,7 @@ class Book:
     ) -> None:
         """Let a tier serve what arrives before `t1`: rows whose `END` is -1, or that are `WAITING`."""
         world, stats = self._world, self.stats
-        new = np.flatnonzero((rows[:, Up.END] < 0) & (rows[:, Up.AT] < t1))
-        cell = rows[new, Up.CELL] if level == 2 else None
-        order = new[by_time(rows[new, Up.AT], rows[new, Up.RID], cell)]
+        order = arriving(rows, t1)
         arguments = (
             station, units, world.keys, stats.count, stats.hist, stats.series, world.interval, rows, order, unit_of,
             level, world.tables[0].samples,

@@ -14,7 +14,7 @@ from escalade.simulations.fleet.compiled import profile_of
 from escalade.simulations.fleet.deciding import Decider
 from escalade.simulations.fleet.draws import Purpose
 from escalade.simulations.fleet.intervals import from_config
-from escalade.simulations.fleet.order import by_time
+from escalade.simulations.fleet.order import by_sending
 from escalade.simulations.fleet.population import links_of, population
 from escalade.simulations.fleet.protocol import Told
 from escalade.simulations.fleet.rows import FAR, LOCAL, UP, Local, State, Status, Up
@@ -91,8 +91,12 @@ class Cell:
             for decider, policy in zip([*self._deciders, self._edge_decider], control.policies, strict=True):
                 decider.use(policy)
         book = Book(world, stats, asked, scratch, self._counts, t1)
-        sent = self._endpoints(world, control, t1, book)
-        arriving = self._over(world, sent, t1, book, hop=0)
+        sent, carried = self._endpoints(world, control, t1, book)
+        arriving = self._over(world, sent[carried:], t1, book, hop=0)
+        if carried:  # the same rows, at their place
+            arriving = sent
+        elif len(self._to_edge):
+            arriving = np.concatenate([self._to_edge, arriving])
         rising = self._edge(world, control, arriving, t1, book)
         book.out.up = self._over(world, rising, t1, book, hop=1)
         for rows, edge in ((self._on_access, False), (self._to_edge, False), (self._on_uplink, True)):
@@ -145,7 +149,8 @@ class Cell:
 
     # The stages, in the order of a request's way.
 
-    def _endpoints(self, world: World, control: Control, t1: int, book: Book) -> Rows:
+    def _endpoints(self, world: World, control: Control, t1: int, book: Book) -> tuple[Rows, int]:
+        """Return messages sent, behind those on their way to a worker where no link keeps any, and how many."""
         t, device = self._arrivals(t1)
         book.arrived(t)
         before = self._inferring
@@ -167,8 +172,12 @@ class Cell:
         self._inferring = later[:, :n_later].copy()
         rows = ready[:, :n_ready]
         action, propensity = self._decide_0(world, control, rows)
-        going = action == local.ESCALATE
-        up = np.empty((int(np.count_nonzero(going) + np.count_nonzero(action == local.DEFER)), UP), np.int64)
+        access = world.scenario.links.access
+        carried = 0 if access.queues or access.loss is not None else len(self._to_edge)
+        going = np.count_nonzero((action == local.ESCALATE) | (action == local.DEFER))
+        up = book.scratch.take("up", carried + going, UP)
+        up[:carried] = self._to_edge[:carried]
+        sink.size[AT_UP] = carried
         chances = propensity.view(np.int64) if book.asked.fed else np.empty(0, np.int64)
         local.settle(
             self.place,
@@ -185,7 +194,7 @@ class Cell:
             each=book.each,
         )
         book.close(sink)
-        return up[: sink.size[AT_UP]]
+        return up[: sink.size[AT_UP]], carried
 
     def _arrivals(self, t1: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         parts = [source.until(t1) for source in self._sources]
@@ -252,7 +261,7 @@ class Cell:
             return rows
         waiting = self._on_access if hop == 0 else self._on_uplink
         rows = np.concatenate([waiting, rows]) if len(waiting) else rows
-        order = by_time(rows[:, Up.SENT_0 if hop == 0 else Up.SENT_1], rows[:, Up.RID])
+        order = by_sending(rows, Up.SENT_0 if hop == 0 else Up.SENT_1)
         links = self._access if hop == 0 else self._uplink
         travel.queue_up(wire, keys, links, stats.count, stats.hist, stats.series, world.interval, rows, order, t1, hop)
         book.below(rows, hop)
@@ -265,22 +274,19 @@ class Cell:
         done: Rows = rows[status == Status.DONE]
         return done
 
-    def _edge(self, world: World, control: Control, arriving: Rows, t1: int, book: Book) -> Rows:
-        rows = np.concatenate([self._to_edge, arriving]) if len(self._to_edge) else arriving
+    def _edge(self, world: World, control: Control, rows: Rows, t1: int, book: Book) -> Rows:
         book.serve(world.edge, self._nodes, rows, self._itself, 1, t1)
-        status, end = rows[:, Up.STATUS], rows[:, Up.END]
-        served = (end >= 0) & (status == Status.DONE)
-        gone = (end >= 0) & ~served
-        over = served & (end < t1)
-        which = np.flatnonzero(over)
+        which = np.empty(len(rows), np.intp)
+        n, turned_away = desk.inferred(rows, t1, which)
+        which = which[:n]
         action, propensity = self._decide_1(world, control, rows, which)
-        going = action == local.ESCALATE
         tell_escalated(self._edge_counts, rows, which, action)
-        up = np.empty((int(np.count_nonzero(going) + np.count_nonzero(action == local.DEFER)), UP), np.int64)
+        going = np.count_nonzero((action == local.ESCALATE) | (action == local.DEFER))
+        up = np.empty((going, UP), np.int64)
         chances = propensity.view(np.int64) if book.asked.fed else np.empty(0, np.int64)
         sink = book.sink(len(rows))
-        if gone.any():
-            away = rows[gone]
+        if turned_away:
+            away = rows[(rows[:, Up.END] >= 0) & (rows[:, Up.STATUS] != Status.DONE)]
             answers.turned_away(sink, away, answers.ways_back(world, away))
         answers.settle_edge(
             world.edge,
@@ -297,7 +303,7 @@ class Cell:
             up,
         )
         book.close(sink)
-        self._to_edge = rows[~(over | gone)]
+        self._to_edge = desk.under_way(rows, t1)
         return up[: sink.size[AT_UP]]
 
     def _decide_1(

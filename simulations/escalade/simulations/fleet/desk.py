@@ -8,7 +8,7 @@ import numpy as np
 
 from escalade.simulations.fleet.draws import Purpose, drawn
 from escalade.simulations.fleet.intervals import up_again
-from escalade.simulations.fleet.jit import inline, kernel
+from escalade.simulations.fleet.jit import inline, kernel, prefetch
 from escalade.simulations.fleet.result import Count, Hist, Series
 from escalade.simulations.fleet.rows import Status, Up
 from escalade.simulations.fleet.sink import bin_of_one
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
     from escalade.simulations.fleet.compiled import Desk
     from escalade.simulations.fleet.intervals import Intervals
+
+
+AHEAD = 12
+"""How many messages before its turn one is fetched from memory."""
 
 
 class Units(NamedTuple):
@@ -164,7 +168,11 @@ def _serve(
     first, down, back = units_failures_first, units_failures_start, units_failures_end
     bound, last = begun.shape[1], series.shape[0] - 1
     fails, slows, alone = first.shape[0] > 1, slow_from.shape[0] > 0, free.shape[1] == 1
+    final = order.shape[0] - 1
     for place in range(order.shape[0]):
+        i = order[min(place + AHEAD, final)]
+        prefetch(rows, i, 0)
+        prefetch(rows, i, 8)
         i = order[place]
         unit, at = unit_of[rows[i, node_at]], rows[i, Up.AT]
         if fails and up_again(first, down, back, unit, at) != at:
@@ -350,3 +358,37 @@ def _serve_batches(
             following[tail[unit]] = i
         tail[unit] = i
         waiting[unit] += 1
+
+
+@kernel
+def inferred(rows: Any, t1: Any, which: Any) -> Any:
+    """Put into `which` those whose inference ends before `t1`; return how many, and how many were turned away."""
+    n, away = 0, 0
+    for i in range(rows.shape[0]):
+        if rows[i, Up.END] >= 0:
+            if rows[i, Up.STATUS] != Status.DONE:
+                away += 1
+            elif rows[i, Up.END] < t1:
+                which[n] = i
+                n += 1
+    return n, away
+
+
+def under_way(rows: NDArray[np.int64], t1: int) -> NDArray[np.int64]:
+    """Return a copy of those that are neither inferred before `t1` nor turned away."""
+    out = np.empty((_under_way(rows, t1, rows[:0]), rows.shape[1]), np.int64)
+    _under_way(rows, t1, out)
+    return out
+
+
+@kernel
+def _under_way(rows: Any, t1: Any, out: Any) -> Any:
+    n = 0
+    for i in range(rows.shape[0]):
+        end = rows[i, Up.END]
+        if end < 0 or (end >= t1 and rows[i, Up.STATUS] == Status.DONE):
+            if out.shape[0] > 0:
+                for column in range(rows.shape[1]):
+                    out[n, column] = rows[i, column]
+            n += 1
+    return n

@@ -54,7 +54,7 @@ def inline(function: F) -> F:
 
 if numba is None:
 
-    def prefetch(array: Any, row: Any) -> None:
+    def prefetch(array: Any, row: Any, column: Any) -> None:
         """Do nothing: see the compiled one."""
 
 else:
@@ -63,14 +63,16 @@ else:
     from numba.extending import intrinsic
 
     @intrinsic  # type: ignore[untyped-decorator]
-    def prefetch(typing: Any, array: Any, row: Any) -> Any:
-        """Have a row, or at least its beginning, fetched from memory: it is to be changed soon."""
+    def prefetch(typing: Any, array: Any, row: Any, column: Any) -> Any:
+        """Have a line of a matrix's row fetched from memory: it is to be changed soon."""
 
         def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            kind, number = signature.args
+            kind, *numbers = signature.args
             content = context.make_array(kind)(context, builder, arguments[0])
-            place = context.cast(builder, arguments[1], number, numba.types.intp)
-            places = [place] + [context.get_constant(numba.types.intp, 0)] * (kind.ndim - 1)
+            places = [
+                context.cast(builder, argument, given, numba.types.intp)
+                for argument, given in zip(arguments[1:], numbers, strict=True)
+            ]
             where = cgutils.get_item_pointer(context, builder, kind, content, places)
             where = builder.bitcast(where, ir.IntType(8).as_pointer())
             word = ir.IntType(32)
@@ -79,7 +81,7 @@ else:
             builder.call(fetch, [where, word(1), word(3), word(1)])
             return context.get_dummy_value()
 
-        return numba.types.void(array, row), code
+        return numba.types.void(array, row, column), code
 
 
 def _quiet(function: F) -> F:

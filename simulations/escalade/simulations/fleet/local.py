@@ -103,7 +103,7 @@ def _infer(
     heats, churns = busy.shape[0] > 0, first.shape[0] > 1
     kind, final = 0, t.shape[0] - 1
     for i in range(t.shape[0]):
-        prefetch(state, device[min(i + AHEAD, final)])
+        prefetch(state, device[min(i + AHEAD, final)], 0)
         when, d, rid = t[i], device[i], first_rid + i
         if not single:
             kind = kind_of[d]
@@ -208,7 +208,7 @@ def _settle(
     busy_0, took_0, accepted_0, correct_0, late_0 = zero, zero, zero, zero, zero  # until the interval began
     total = np.uint64(0)
     for i in range(action.shape[0]):
-        prefetch(state, rows[Local.DEVICE, min(i + AHEAD, final)])
+        prefetch(state, rows[Local.DEVICE, min(i + AHEAD, final)], 0)
         rid, when, d = rows[Local.RID, i], rows[Local.T, i], rows[Local.DEVICE, i]
         row, end, what = rows[Local.ROW, i], rows[Local.END, i], action[i]
         if not single:

@@ -11,7 +11,7 @@ from escalade.simulations.fleet.book import Book
 from escalade.simulations.fleet.columns import uniforms
 from escalade.simulations.fleet.draws import Purpose
 from escalade.simulations.fleet.intervals import from_config
-from escalade.simulations.fleet.rows import UP, Up
+from escalade.simulations.fleet.rows import FAR, UP, Up
 from escalade.simulations.fleet.sink import Scratch
 from escalade.simulations.fleet.telling import Counts
 
@@ -56,17 +56,15 @@ class Servers:
         """Serve what arrives before `t1` and bring the answers home."""
         world = self._world
         book = Book(world, stats, asked, self._scratch, self._counts, t1)
-        for rows in up:
-            rows[:, Up.END] = -1
-        rows = np.concatenate([self._pool, *up])
+        rows = self._scratch.take("pool", len(self._pool) + sum(map(len, up)), UP)
+        np.concatenate([self._pool, *up], out=rows)
         book.serve(world.server, self._units, rows, self._unit_of, 2, t1)
-        over = rows[:, Up.END] >= 0
-        done = np.flatnonzero(over)
+        done = np.flatnonzero(rows[:, Up.END] >= 0)
         sink = book.sink(len(done))
-        back = answers.ways_back(world, rows[done])
+        back = answers.ways_back(world, rows, done)
         answers.settle_server(world.uplink.latency, world.keys, sink, stats.series, world.interval, rows, done, back)
         book.close(sink)
-        self._pool = rows[~over]
+        self._pool = desk.under_way(rows, FAR)
         book.time_out(self._pool, t1, True)
         book.out.pending = self.pending
         return book.out

@@ -46,7 +46,6 @@ class Cell:
         keys = world.keys[number]
         self.devices, self._capacity = population(world, number, told=asked.outcomes[0])
         self._heat = np.zeros_like(self.devices.busy)
-        self.place = local.Place(number, keys, len(nodes), nodes.start, world.tables[0].samples)
         kinds = range(len(world.scenario.endpoints))
         self._firsts = firsts = np.cumsum([0, *(len(world.devices(number, kind)) for kind in kinds)]).tolist()
         self._sources = [
@@ -55,7 +54,18 @@ class Cell:
             if firsts[kind + 1] > firsts[kind]
         ]
         self._class_first = world.class_first
-        self._offsets = np.array([world.class_first[k] + world.devices(number, k).start - firsts[k] for k in kinds])
+        places_from = np.array([world.devices(number, kind).start - firsts[kind] for kind in kinds])
+        self.place = local.Place(
+            number,
+            keys,
+            len(nodes),
+            nodes.start,
+            world.scenario.edge_nodes.count,
+            world.tables[0].samples,
+            world.class_first[:-1] + places_from,
+            places_from,
+            np.diff(world.class_first),
+        )
         self._edge_counts = np.zeros((firsts[-1] if asked.outcomes[1] else 0, 3), np.int32)
         self._deciders = [Decider(f"endpoints {one.name!r}", number) for one in world.scenario.endpoints]
         self._edge_decider = Decider("edge_node", number)
@@ -107,7 +117,9 @@ class Cell:
     @property
     def _counts(self) -> Counts:
         devices = self.devices.state[:, State.ANSWERED : State.ESCALATED + 1]
-        return Counts(devices if devices.shape[1] else devices[:0], self._edge_counts, self._offsets, self._class_first)
+        return Counts(
+            devices if devices.shape[1] else devices[:0], self._edge_counts, self.place.numbers_from, self._class_first
+        )
 
     def told(self) -> list[Told]:
         """Return what telemetry was not told of yet, and forget it."""

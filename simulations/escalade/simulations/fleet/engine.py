@@ -166,7 +166,7 @@ class _Run:
         return result
 
     def _serve(self, outputs: list[ShardOutput], t1: int) -> None:
-        served = self._servers.advance([one.up for one in outputs], t1, self._stats, self._asked)
+        served = self._servers.advance([rows for one in outputs for rows in one.up], t1, self._stats, self._asked)
         self._ended += served.ended
         self._mail.put(
             [*(one.feedback for one in outputs), *served.fed], [*(one.outcomes for one in outputs), *served.outcomes]

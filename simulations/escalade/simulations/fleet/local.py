@@ -34,8 +34,6 @@ class Devices(NamedTuple):
     kind: NDArray[np.int64]
     number: NDArray[np.int64]
     """In the fleet."""
-    node: NDArray[np.int64]
-    """Of the cell; where it lives, or is at home."""
     state: NDArray[np.int64]
     """``[D, 1 or more]``: see `rows.State`."""
     upgrade: NDArray[np.int64]
@@ -59,7 +57,14 @@ class Place(NamedTuple):
     nodes: int
     first_node: int
     """In the fleet."""
+    fleet_nodes: int
     samples: int
+    numbers_from: NDArray[np.int64]
+    """Of each class: a device's number in the fleet, minus that in the cell."""
+    places_from: NDArray[np.int64]
+    """Of each class: a device's place in the class, minus its number in the cell."""
+    class_sizes: NDArray[np.int64]
+    """In the fleet."""
 
 
 def infer(
@@ -85,7 +90,7 @@ def infer(
     full: tuple[int, int] = _infer(
         place.cell, place.samples, place.keys[Purpose.SAMPLE], place.keys[Purpose.SERVICE_0],
         place.keys[Purpose.TRIGGER], kinds.service, kinds.pass_share, kinds.awake, kinds.wake, kinds.slowdown,
-        devices.kind, devices.number, devices.state, devices.upgrade, devices.away.first, devices.away.start,
+        devices.kind, place.numbers_from, devices.state, devices.upgrade, devices.away.first, devices.away.start,
         devices.away.end, devices.throttled, devices.busy, sink.ended, sink.size, by_class, t, device, first_rid, t1,
         ready, n_ready, later, n_later,
     )  # fmt: skip
@@ -95,7 +100,7 @@ def infer(
 @kernel
 def _infer(
     cell: Any, samples: Any, sample_key: Any, service_key: Any, trigger_key: Any, tables: Any, shares: Any, awake: Any,
-    wake: Any, slowdown: Any, kind_of: Any, number: Any, state: Any, upgrade: Any, first: Any, start_away: Any,
+    wake: Any, slowdown: Any, kind_of: Any, numbers_from: Any, state: Any, upgrade: Any, first: Any, start_away: Any,
     end_away: Any, throttled: Any, busy: Any, ended: Any, size: Any, by_class: Any, t: Any, device: Any, first_rid: Any,
     t1: Any, ready: Any, n_ready: Any, later: Any, n_later: Any,
 ) -> Any:  # fmt: skip
@@ -110,11 +115,11 @@ def _infer(
             by_class[kind, Class.ARRIVED] += 1
         if churns and when >= state[d, State.LEAVES]:
             if up_again(first, start_away, end_away, d, when) != when:
-                put_end(ended, size, cell, rid, when, number[d], kind, -1, Reason.OFFLINE, when, 0, -1)
+                put_end(ended, size, cell, rid, when, d + numbers_from[kind], kind, -1, Reason.OFFLINE, when, 0, -1)
                 continue
             state[d, State.LEAVES] = next_start(first, start_away, d, when)
         if shares[kind] < 1.0 and uniform(trigger_key, rid) >= shares[kind]:
-            put_end(ended, size, cell, rid, when, number[d], kind, -1, Reason.FILTERED, when, 0, -1)
+            put_end(ended, size, cell, rid, when, d + numbers_from[kind], kind, -1, Reason.FILTERED, when, 0, -1)
             continue
         service = drawn(tables, kind, service_key, rid)
         if heats and throttled[d] == 1:
@@ -159,6 +164,12 @@ def budget(left: Any, reserve: Any, timeout: Any) -> Any:
     return min(left - min(reserve, (left + 3) // 4), timeout)
 
 
+@inline
+def home_of(place: Any, nodes: Any, size: Any) -> Any:
+    """Return the edge node, of the fleet, at which the device at a place of a class of that size lives."""
+    return place * nodes // size
+
+
 def settle(
     place: Place,
     kinds: Kinds,
@@ -185,7 +196,8 @@ def settle(
         place.cell, place.keys[Purpose.MOBILITY], place.keys[Purpose.HASH], place.nodes, place.first_node,
         kinds.deadline, kinds.reserve, kinds.timeout, kinds.size, kinds.dwell, kinds.slo,
         kinds.idle_uw, kinds.active_uw, kinds.message_pj, kinds.byte_pj,
-        devices.kind, devices.number, devices.node, devices.phase, devices.state, devices.died,
+        place.fleet_nodes, place.numbers_from, place.places_from, place.class_sizes,
+        devices.kind, devices.phase, devices.state, devices.died,
         sink.ended, sink.fed, sink.size, stats.count, stats.reason, stats.hist, stats.series, stats.digest,
         stats.by_class, interval, rows, action, propensity, up, right, each,
     )  # fmt: skip
@@ -196,7 +208,8 @@ def _settle(
     cell: Any, move_key: Any, hash_key: Any, nodes: Any, first_node: Any,
     deadlines: Any, reserves: Any, timeouts: Any, sizes: Any, dwells: Any, slos: Any,
     idle: Any, active: Any, message: Any, a_byte: Any,
-    kind_of: Any, numbers: Any, home: Any, phase: Any, state: Any, died: Any,
+    fleet_nodes: Any, numbers_from: Any, places_from: Any, class_sizes: Any,
+    kind_of: Any, phase: Any, state: Any, died: Any,
     ended: Any, fed: Any, size: Any, count: Any, reason: Any, hist: Any, series: Any, digest: Any,
     by_class: Any, interval: Any, rows: Any, action: Any, propensity: Any, up: Any, right: Any, each: Any,
 ) -> None:  # fmt: skip
@@ -227,7 +240,7 @@ def _settle(
                 count[Count.DEATHS] += 1
                 series[min(death // interval, last), Series.DEATHS] += 1
             if since == DEAD:
-                put_end(ended, size, cell, rid, when, numbers[d], kind, -1, Reason.DEAD, end, 0, -1)
+                put_end(ended, size, cell, rid, when, d + numbers_from[kind], kind, -1, Reason.DEAD, end, 0, -1)
                 continue
         if end < begin or end - begin >= interval:
             series[at, Series.BUSY_NS_0] += busy - busy_0
@@ -265,7 +278,7 @@ def _settle(
             correct += good
             late += slow
             continue
-        number = numbers[d]
+        number = d + numbers_from[kind]
         chance = propensity[i] if propensity.shape[0] > 0 else 0
         flags, limit, told = 0, NO_LIMIT, ACCEPT
         tier, why, done = 0, Reason.OK, True
@@ -293,7 +306,7 @@ def _settle(
         by_class[kind, Class.SENT] += 1
         count[Count.BYTES_0] += sizes[kind]
         series[at, Series.BYTES_0] += sizes[kind]
-        node = home[d]
+        node = home_of(d + places_from[kind], fleet_nodes, class_sizes[kind]) - first_node
         if phase.shape[0] > 0 and dwells[kind] != NO_LIMIT:
             move = (end + phase[d]) // dwells[kind]
             if move > 0:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     Rows = NDArray[np.int64]
 
-MOST = 64
-"""In one bucket: what is sorted by insertion."""
+MOVES = 32
+"""For each message, on average: more are not made, since then few buckets hold most of the messages."""
 
 
 def arriving(rows: Rows, t1: int) -> NDArray[np.int64]:
@@ -23,12 +23,12 @@ def arriving(rows: Rows, t1: int) -> NDArray[np.int64]:
 
     The order is by time, then by cell, then by number.
     """
-    return _by_time(rows, Up.AT, t1)
+    return _by_time(rows, int(Up.AT), t1)
 
 
 def by_sending(rows: Rows, column: int) -> NDArray[np.int64]:
     """Return the order of all by a time of sending, then by cell, then by number."""
-    return _by_time(rows, column, -1)
+    return _by_time(rows, int(column), -1)
 
 
 def _by_time(rows: Rows, column: int, t1: int) -> NDArray[np.int64]:
@@ -63,8 +63,6 @@ def _in_buckets(rows: Any, column: Any, t1: Any, order: Any) -> Any:
     for k in range(n):
         begin[((times[k] - low) >> shift) + 1] += 1
     for b in range(buckets):
-        if begin[b + 1] > MOST:
-            return n, False
         begin[b + 1] += begin[b]
     found, when = np.empty(n, np.int64), np.empty(n, np.int64)
     for k in range(n):
@@ -72,6 +70,7 @@ def _in_buckets(rows: Any, column: Any, t1: Any, order: Any) -> Any:
         found[begin[b]] = order[k]
         when[begin[b]] = times[k]
         begin[b] += 1
+    moves = MOVES * n
     for k in range(n):
         i, t, place = found[k], when[k], k
         while place > 0 and when[place - 1] >= t:
@@ -83,6 +82,9 @@ def _in_buckets(rows: Any, column: Any, t1: Any, order: Any) -> Any:
             found[place], when[place] = before, when[place - 1]
             place -= 1
         found[place], when[place] = i, t
+        moves -= k - place
+        if moves < 0:
+            return n, False
     for k in range(n):
         order[k] = found[k]
     return n, True

@@ -28,14 +28,13 @@ def population(world: World, cell: int, *, told: bool = False) -> tuple[Devices,
 
     `told`: count for telemetry.
     """
-    endpoints, nodes = world.scenario.endpoints, world.nodes(cell)
+    endpoints = world.scenario.endpoints
     keys = world.keys[cell]
     ranges = [world.devices(cell, kind) for kind in range(len(endpoints))]
     total = sum(map(len, ranges))
     kind = np.repeat(np.arange(len(endpoints), dtype=np.int64), [len(one) for one in ranges])
     index = np.concatenate([np.arange(one.start, one.stop, dtype=np.int64) for one in ranges])
     number = index + world.class_first[kind]
-    home = index * world.scenario.edge_nodes.count // np.array([one.count for one in endpoints])[kind]
     profiles = [profile_of(one) for one in endpoints]
     none = np.zeros(0, np.int64)
     heats = any(one.thermal is not None for one in profiles)
@@ -64,7 +63,6 @@ def population(world: World, cell: int, *, told: bool = False) -> tuple[Devices,
     devices = Devices(
         kind,
         number,
-        home - nodes.start,
         state,
         upgrade,
         phase,

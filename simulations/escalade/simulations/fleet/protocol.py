@@ -54,7 +54,7 @@ class ShardOutput:
     Attributes
     ----------
     up
-        int64 ``[n, UP]``: messages on their way to the servers, in order of cell; see `rows.Up`.
+        Of each cell, int64 ``[n, UP]``: messages on their way to the servers; see `rows.Up`.
     outcomes
         int64 ``[n, OUTCOME]``, only for policies that retune; see `rows.Outcome`.
     feedback
@@ -73,7 +73,7 @@ class ShardOutput:
         A policy raised; the window's state is then not whole, and the run ends.
     """
 
-    up: NDArray[np.int64]
+    up: list[NDArray[np.int64]]
     outcomes: NDArray[np.int64]
     feedback: NDArray[np.int64]
     requests: int

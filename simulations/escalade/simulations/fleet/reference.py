@@ -292,7 +292,9 @@ class EventFleet:
             if move:
                 keys, nodes = self.world.keys[one.cell], len(self.world.nodes(one.cell))
                 return int(below(keys[Purpose.MOBILITY], (one.device << 32) + move, nodes))
-        return int(devices.node[one.device])
+        nodes, first = self.scenario.edge_nodes.count, self.world.nodes(one.cell).start
+        place = self._number(one) - int(self.world.class_first[kind])
+        return place * nodes // self.scenario.endpoints[kind].count - first
 
     def _rise(self, one: Request, limit: int) -> None:
         one.sent[1], one.limit[1] = self.now, limit

@@ -11,7 +11,7 @@ from escalade.simulations.fleet.cell import Cell
 from escalade.simulations.fleet.deciding import PolicyRaisedError
 from escalade.simulations.fleet.protocol import Control, ShardEnd, ShardOutput, Told
 from escalade.simulations.fleet.result import Count, Stats
-from escalade.simulations.fleet.rows import ENDED, FED, OUTCOME, UP
+from escalade.simulations.fleet.rows import ENDED, FED, OUTCOME
 from escalade.simulations.fleet.sink import Scratch
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Shard:
             self._ended += one.ended
         answered = self._stats.count[[Count.ANSWERED_0, Count.ANSWERED_1]] - before
         return ShardOutput(
-            stacked([one.up for one in outputs], UP),
+            [one.up for one in outputs],
             stacked([rows for one in outputs for rows in one.outcomes], OUTCOME),
             stacked([rows for one in outputs for rows in one.fed], FED),
             sum(one.requests for one in outputs),

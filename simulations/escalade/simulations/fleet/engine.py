@@ -243,7 +243,8 @@ class _Run:
             result.requests_table = {name: ended[:, column] for name, column in REQUEST_COLUMNS.items()}
         charge = np.concatenate([one.charge for one in ends], axis=1)
         if charge.shape[1]:
-            charge = charge[:, np.argsort(charge[0])]
+            if (np.diff(charge[0]) < 0).any():  # several classes
+                charge = charge[:, np.argsort(charge[0])]
             result.devices = {
                 "device": charge[0].astype(np.float64),
                 "charge_share": charge[2] / charge[1],

@@ -13,6 +13,8 @@ from escalade.simulations.fleet.jit import kernel
 from escalade.simulations.fleet.rows import FED, OUTCOME, Fed, Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from escalade.simulations.fleet.compiled import World
@@ -100,24 +102,23 @@ class Mailbox:
 
     def telemetry(
         self, now: int, interval: int, load: tuple[float, float], wanted: list[bool]
-    ) -> list[Telemetry | None]:
-        """Return how the devices fared up to `now` ns: for each class's policy, and as the edge nodes' policy sees it.
+    ) -> Iterator[Telemetry | None]:
+        """Yield how the devices fared up to `now` ns: for each class's policy, and as the edge nodes' policy sees it.
 
-        None where it is not `wanted`. `load` is the busy share of edge nodes and of servers in the interval.
+        None where it is not `wanted`. `load` is the busy share of edge nodes and of servers in the interval. The next
+        interval is counted from the end of the iteration on.
         """
-        firsts, found = self._world.class_first.tolist(), list[Telemetry | None]()
+        firsts = self._world.class_first.tolist()
         groups = [(0, low, high) for low, high in itertools.pairwise(firsts)] + [(1, 0, firsts[-1])]
         for (level, low, high), want in zip(groups, wanted, strict=True):
             if not want:
-                found.append(None)
+                yield None
                 continue
             device = np.arange(low, high, dtype=np.int64)
             kind = np.repeat(np.arange(len(firsts) - 1), np.diff(firsts))[low:high]
             answered, in_time, escalated = (column.astype(np.int64) for column in self.counts[level][low:high].T)
-            found.append(
-                Telemetry(
-                    now / 1e9, interval / 1e9, device, kind, answered, in_time, escalated, upstream_load=load[level]
-                )
+            yield Telemetry(
+                now / 1e9, interval / 1e9, device, kind, answered, in_time, escalated, upstream_load=load[level]
             )
         for counts in self.counts:
             counts[:] = 0
@@ -125,7 +126,6 @@ class Mailbox:
         due = self._later[:, Outcome.KNOWN] < self._edge
         rows, self._later = self._later[due], self._later[~due]
         self._add(rows)
-        return found
 
 
 @kernel

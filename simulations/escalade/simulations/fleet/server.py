@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     Rows = NDArray[np.int64]
 
 
+AT_ONCE = 8192
+"""Messages whose answers are put down, then counted: few enough for the processor's caches."""
+
+
 class Servers:
     """The state of the servers, brought forward window by window after the cells.
 
@@ -60,10 +64,14 @@ class Servers:
         np.concatenate([self._pool, *up], out=rows)
         book.serve(world.server, self._units, rows, self._unit_of, 2, t1)
         done = np.flatnonzero(rows[:, Up.END] >= 0)
-        sink = book.sink(len(done))
-        back = answers.ways_back(world, rows, done)
-        answers.settle_server(world.uplink.latency, world.keys, sink, stats.series, world.interval, rows, done, back)
-        book.close(sink)
+        for first in range(0, len(done), AT_ONCE):
+            part = done[first : first + AT_ONCE]
+            sink = book.sink(len(part))
+            back = answers.ways_back(world, rows, part)
+            answers.settle_server(
+                world.uplink.latency, world.keys, sink, stats.series, world.interval, rows, part, back
+            )
+            book.close(sink)
         self._pool = desk.under_way(rows, FAR)
         book.time_out(self._pool, t1, True)
         book.out.pending = self.pending

@@ -10,7 +10,7 @@ import numpy as np
 from escalade.simulations.fleet import answers, desk
 from escalade.simulations.fleet.order import arriving
 from escalade.simulations.fleet.result import Series
-from escalade.simulations.fleet.rows import CORRECTED, OUTCOME, UP, Ended
+from escalade.simulations.fleet.rows import CORRECTED, OUTCOME, UP, Ended, Up
 from escalade.simulations.fleet.sink import AT_ENDED, AT_FED, Scratch, Sink, count_ended
 from escalade.simulations.fleet.telling import tell_ended, tell_fed
 
@@ -66,8 +66,9 @@ class Book:
     def close(self, sink: Sink) -> None:
         """Count what kernels put down, and keep what is asked for."""
         world, ended = self._world, sink.ended[: sink.size[AT_ENDED]]
-        right = tuple(table.right for table in world.tables)
-        count_ended(ended, self.stats, world.keys, world.kinds.slo, right, world.interval)
+        if len(ended):
+            right = tuple(table.right for table in world.tables)
+            count_ended(ended, self.stats, world.keys, world.kinds.slo, right, world.interval)
         fed = sink.fed[: sink.size[AT_FED]]
         if self.asked.keep and len(ended):
             self.out.ended.append(ended[ended[:, Ended.REASON] != CORRECTED])
@@ -89,20 +90,24 @@ class Book:
         if len(t):
             interval = self._world.interval
             first, last = int(t[0]) // interval, int(t[-1]) // interval
+            if first == last:
+                self.stats.series[first, Series.ARRIVED] += len(t)
+                return
             ends = np.searchsorted(t, np.arange(first + 1, last + 2) * interval)
             self.stats.series[first : last + 1, Series.ARRIVED] += np.diff(ends, prepend=0)
 
     def below(self, rows: Rows, hop: int) -> None:
         """Let the sending tier answer what did not get over a hop."""
         sink = self.sink(len(rows))
-        answers.below(sink, rows, answers.ways_back(self._world, rows), hop)
+        answers.below(self._world, sink, rows, hop)
         self.close(sink)
 
     def time_out(self, rows: Rows, t1: int, edge: bool) -> None:
         """Let tiers answer what is still under way after their limit."""
-        if len(rows):
+        limits = [Up.LIMIT_0, Up.LIMIT_1] if edge else [Up.LIMIT_0]
+        if len(rows) and any(rows[:, limit].min() < t1 for limit in limits):
             sink = self.sink(len(rows))
-            answers.time_out(sink, rows, answers.ways_back(self._world, rows), t1, edge)
+            answers.time_out(self._world, sink, rows, t1, edge=edge)
             self.close(sink)
 
     def serve(

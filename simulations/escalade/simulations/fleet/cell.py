@@ -262,29 +262,29 @@ class Cell:
         return decider.decide_in_order(batch, rows[Local.DEVICE], rows[Local.END], rows[Local.RID], late)
 
     def _over(self, world: World, rows: Rows, t1: int, book: Book, *, hop: int) -> Rows:
-        """Send rows over a hop; return those that arrive, sooner or later, and keep those that wait."""
+        """Send rows over a hop; return those that arrive, sooner or later, and keep those that wait.
+
+        Of the upper hop all are returned, with their `STATUS`: the servers take those that arrive.
+        """
         wire, keys, stats = (world.access, world.uplink)[hop], self.place.keys, book.stats
         config = (world.scenario.links.access, world.scenario.links.uplink)[hop]
         if not config.queues:
             travel.pass_on(wire, keys, stats.count, stats.hist, stats.series, world.interval, rows, hop)
             if wire.loss > 0:
                 book.below(rows, hop)
-                rows = rows[rows[:, Up.STATUS] == Status.DONE]
-            return rows
+            return _done(rows) if hop == 0 and wire.loss > 0 else rows
         waiting = self._on_access if hop == 0 else self._on_uplink
         rows = np.concatenate([waiting, rows]) if len(waiting) else rows
         order = by_sending(rows, Up.SENT_0 if hop == 0 else Up.SENT_1)
         links = self._access if hop == 0 else self._uplink
         travel.queue_up(wire, keys, links, stats.count, stats.hist, stats.series, world.interval, rows, order, t1, hop)
         book.below(rows, hop)
-        status = rows[:, Up.STATUS]
-        stay = rows[status == Status.WAITING]
+        stay = rows[rows[:, Up.STATUS] == Status.WAITING]
         if hop == 0:
             self._on_access = stay
-        else:
-            self._on_uplink = stay
-        done: Rows = rows[status == Status.DONE]
-        return done
+            return _done(rows)
+        self._on_uplink = stay
+        return rows
 
     def _edge(self, world: World, control: Control, rows: Rows, t1: int, book: Book) -> Rows:
         book.serve(world.edge, self._nodes, rows, self._itself, 1, t1)
@@ -292,14 +292,15 @@ class Cell:
         n, turned_away = desk.inferred(rows, t1, which)
         which = which[:n]
         action, propensity = self._decide_1(world, control, rows, which)
-        tell_escalated(self._edge_counts, rows, which, action)
+        if len(self._edge_counts):
+            tell_escalated(self._edge_counts, rows, which, action)
         going = np.count_nonzero((action == local.ESCALATE) | (action == local.DEFER))
         up = np.empty((going, UP), np.int64)
         chances = propensity.view(np.int64) if book.asked.fed else np.empty(0, np.int64)
         sink = book.sink(len(rows))
         if turned_away:
             away = rows[(rows[:, Up.END] >= 0) & (rows[:, Up.STATUS] != Status.DONE)]
-            answers.turned_away(sink, away, answers.ways_back(world, away))
+            answers.turned_away(world, sink, away)
         answers.settle_edge(
             world.edge,
             world.access.latency,
@@ -315,7 +316,7 @@ class Cell:
             up,
         )
         book.close(sink)
-        self._to_edge = desk.under_way(rows, t1)
+        self._to_edge = desk.under_way(rows, len(rows) - n - turned_away, t1)
         return up[: sink.size[AT_UP]]
 
     def _decide_1(
@@ -348,3 +349,8 @@ class Cell:
         limit, end, at = rows[which, Up.LIMIT_0], rows[which, Up.END], rows[which, Up.AT]
         late = (limit <= end) & (at <= limit)
         return self._edge_decider.decide_in_order(batch, rows[which, Up.NODE], end, rows[which, Up.RID], late)
+
+
+def _done(rows: Rows) -> Rows:
+    done: Rows = rows[rows[:, Up.STATUS] == Status.DONE]
+    return done

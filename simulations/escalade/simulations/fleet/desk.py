@@ -374,21 +374,31 @@ def inferred(rows: Any, t1: Any, which: Any) -> Any:
     return n, away
 
 
-def under_way(rows: NDArray[np.int64], t1: int) -> NDArray[np.int64]:
-    """Return a copy of those that are neither inferred before `t1` nor turned away."""
-    out = np.empty((_under_way(rows, t1, rows[:0]), rows.shape[1]), np.int64)
-    _under_way(rows, t1, out)
+def under_way(rows: NDArray[np.int64], n: int, t1: int) -> NDArray[np.int64]:
+    """Return a copy of the `n` that are neither inferred before `t1` nor turned away."""
+    out = np.empty((n, rows.shape[1]), np.int64)
+    if n:
+        _under_way(rows, t1, out)
     return out
 
 
 @kernel
-def _under_way(rows: Any, t1: Any, out: Any) -> Any:
+def _under_way(rows: Any, t1: Any, out: Any) -> None:
     n = 0
     for i in range(rows.shape[0]):
         end = rows[i, Up.END]
         if end < 0 or (end >= t1 and rows[i, Up.STATUS] == Status.DONE):
-            if out.shape[0] > 0:
-                for column in range(rows.shape[1]):
-                    out[n, column] = rows[i, column]
+            for column in range(rows.shape[1]):
+                out[n, column] = rows[i, column]
+            n += 1
+
+
+@kernel
+def arrived(rows: Any, out: Any, n: Any) -> Any:
+    """Copy those that got over a link behind the `n` first of `out`; return how many these then are."""
+    for i in range(rows.shape[0]):
+        if rows[i, Up.STATUS] == Status.DONE:
+            for column in range(rows.shape[1]):
+                out[n, column] = rows[i, column]
             n += 1
     return n

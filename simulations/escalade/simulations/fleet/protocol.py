@@ -54,7 +54,8 @@ class ShardOutput:
     Attributes
     ----------
     up
-        Of each cell, int64 ``[n, UP]``: messages on their way to the servers; see `rows.Up`.
+        Of each cell, int64 ``[n, UP]``: messages that were sent to the servers; those that got over the link have the
+        `STATUS` `DONE`; see `rows.Up`.
     outcomes
         int64 ``[n, OUTCOME]``, only for policies that retune; see `rows.Outcome`.
     feedback

@@ -61,18 +61,19 @@ class Servers:
         world = self._world
         book = Book(world, stats, asked, self._scratch, self._counts, t1)
         rows = self._scratch.take("pool", len(self._pool) + sum(map(len, up)), UP)
-        np.concatenate([self._pool, *up], out=rows)
+        n = len(self._pool)
+        rows[:n] = self._pool
+        for part in up:
+            n = desk.arrived(part, rows, n)
+        rows = rows[:n]
         book.serve(world.server, self._units, rows, self._unit_of, 2, t1)
         done = np.flatnonzero(rows[:, Up.END] >= 0)
         for first in range(0, len(done), AT_ONCE):
             part = done[first : first + AT_ONCE]
             sink = book.sink(len(part))
-            back = answers.ways_back(world, rows, part)
-            answers.settle_server(
-                world.uplink.latency, world.keys, sink, stats.series, world.interval, rows, part, back
-            )
+            answers.settle_server(world, sink, stats.series, rows, part)
             book.close(sink)
-        self._pool = desk.under_way(rows, FAR)
+        self._pool = desk.under_way(rows, len(rows) - len(done), FAR)
         book.time_out(self._pool, t1, True)
         book.out.pending = self.pending
         return book.out

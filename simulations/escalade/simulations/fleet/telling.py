@@ -100,7 +100,6 @@ def _tell_fed(counts: Any, first: Any, class_first: Any, fed: Any, edge: Any, la
 @kernel
 def tell_escalated(counts: Any, rows: Any, which: Any, action: Any) -> None:
     """Count what the edge nodes of a cell escalate: of `rows`, int64 ``[n, UP]``, those in `which`."""
-    if counts.shape[0] > 0:
-        for place in range(which.shape[0]):
-            if action[place] == ESCALATE:
-                counts[rows[which[place], Up.DEVICE], 2] += 1
+    for place in range(which.shape[0]):
+        if action[place] == ESCALATE:
+            counts[rows[which[place], Up.DEVICE], 2] += 1

@@ -72,14 +72,15 @@ class Book:
         fed = sink.fed[: sink.size[AT_FED]]
         if self.asked.keep and len(ended):
             self.out.ended.append(ended[ended[:, Ended.REASON] != CORRECTED])
-        if self.asked.outcomes[0] and len(ended):
-            later = self.scratch.take("told", len(ended), OUTCOME)
-            n = tell_ended(self._counts, ended, world.kinds.slo, self._edge, later)
-            self.out.outcomes.append(later[:n].copy())
-        if self.asked.outcomes[1] and len(fed):
-            later = self.scratch.take("told", len(fed), OUTCOME)
-            n = tell_fed(self._counts, fed, self._edge, later)
-            self.out.outcomes.append(later[:n].copy())
+        for tell, asked, rows in (
+            (tell_ended, self.asked.outcomes[0], ended),
+            (tell_fed, self.asked.outcomes[1], fed),
+        ):
+            if asked and len(rows):
+                later = self.scratch.take("told", len(rows), OUTCOME)
+                n = tell(self._counts, rows, world.kinds.slo, self._edge, later)
+                if n:
+                    self.out.outcomes.append(later[:n].copy())
         if self.asked.fed and len(fed):
             self.out.fed.append(fed.copy())
 

@@ -43,7 +43,7 @@ class Mailbox:
         """Keep what a window gave."""
         if fed:
             self._fed = np.concatenate([self._fed, *fed])
-        for rows in outcomes:
+        for rows in filter(len, outcomes):
             now = rows[:, Outcome.KNOWN] < self._edge
             self._add(rows[now])
             if not now.all():

@@ -62,7 +62,7 @@ def _tell_ended(counts: Any, first: Any, ended: Any, slo: Any, edge: Any, later:
     return n
 
 
-def tell_fed(counts: Counts, fed: Rows, edge: int, later: Rows) -> int:
+def tell_fed(counts: Counts, fed: Rows, slo: NDArray[np.int64], edge: int, later: Rows) -> int:
     """Count answers as the edge nodes' telemetry does: in time if the tier that was wanted gave them.
 
     As `tell_ended`.

@@ -20,7 +20,7 @@ from escalade.simulations.fleet.protocol import Told
 from escalade.simulations.fleet.rows import FAR, LOCAL, UP, Local, State, Status, Up
 from escalade.simulations.fleet.sink import AT_UP
 from escalade.simulations.fleet.sources import source_of
-from escalade.simulations.fleet.telling import Counts, tell_escalated
+from escalade.simulations.fleet.telling import Counts, taken, tell_escalated
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -127,8 +127,7 @@ class Cell:
         for level, counts in enumerate((self._counts.endpoints, self._counts.edge)):
             for low, high in itertools.pairwise(self._firsts if len(counts) else ()):
                 first = int(self.devices.number[low]) if high > low else 0
-                found.append(Told(level, first, counts[low:high].astype(np.int32)))
-            counts[:] = 0
+                found.append(Told(level, first, taken(counts[low:high])))
         return found
 
     def control(self, world: World) -> None:

@@ -11,6 +11,7 @@ from escalade.policies import UNKNOWN, Feedback, Telemetry
 from escalade.simulations.fleet.draws import Purpose, uniform
 from escalade.simulations.fleet.jit import kernel
 from escalade.simulations.fleet.rows import FED, OUTCOME, Fed, Outcome
+from escalade.simulations.fleet.telling import columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,10 +117,8 @@ class Mailbox:
                 continue
             device = np.arange(low, high, dtype=np.int64)
             kind = np.repeat(np.arange(len(firsts) - 1), np.diff(firsts))[low:high]
-            answered, in_time, escalated = (column.astype(np.int64) for column in self.counts[level][low:high].T)
-            yield Telemetry(
-                now / 1e9, interval / 1e9, device, kind, answered, in_time, escalated, upstream_load=load[level]
-            )
+            counted = columns(self.counts[level][low:high])
+            yield Telemetry(now / 1e9, interval / 1e9, device, kind, *counted, upstream_load=load[level])
         for counts in self.counts:
             counts[:] = 0
         self._edge = now + interval

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from escalade.simulations.fleet.jit import kernel
 from escalade.simulations.fleet.local import ESCALATE
 from escalade.simulations.fleet.result import Reason
 from escalade.simulations.fleet.rows import CORRECTED, Ended, Fed, Outcome, Up
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     Rows = NDArray[np.int64]
@@ -27,6 +28,34 @@ class Counts(NamedTuple):
     first: NDArray[np.int64]
     """Of each class of endpoints, a device's number in the fleet minus its place in these arrays."""
     class_first: NDArray[np.int64]
+
+
+def taken(counts: NDArray[Any]) -> NDArray[np.int32]:
+    """Return a copy, and set what was counted back to zero."""
+    out = np.empty(counts.shape, np.int32)
+    _take(counts, out)
+    return out
+
+
+@kernel
+def _take(counts: Any, out: Any) -> None:
+    for i in range(counts.shape[0]):
+        for column in range(3):
+            out[i, column] = counts[i, column]
+            counts[i, column] = 0
+
+
+def columns(counts: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Return what was counted as int64 ``[3, devices]``."""
+    out = np.empty((3, len(counts)), np.int64)
+    _columns(counts, out)
+    return out
+
+
+@kernel
+def _columns(counts: Any, out: Any) -> None:
+    for i in range(counts.shape[0]):
+        out[0, i], out[1, i], out[2, i] = counts[i, 0], counts[i, 1], counts[i, 2]
 
 
 def tell_ended(counts: Counts, ended: Rows, slo: NDArray[np.int64], edge: int, later: Rows) -> int:

@@ -185,7 +185,7 @@ class Cell:
         action, propensity = self._decide_0(world, control, rows)
         access = world.scenario.links.access
         carried = 0 if access.queues or access.loss is not None else len(self._to_edge)
-        going = np.count_nonzero((action == local.ESCALATE) | (action == local.DEFER))
+        going = int(np.count_nonzero((action == local.ESCALATE) | (action == local.DEFER)))
         up = book.scratch.take("up", carried + going, UP)
         up[:carried] = self._to_edge[:carried]
         sink.size[AT_UP] = carried
@@ -293,7 +293,7 @@ class Cell:
         action, propensity = self._decide_1(world, control, rows, which)
         if len(self._edge_counts):
             tell_escalated(self._edge_counts, rows, which, action)
-        going = np.count_nonzero((action == local.ESCALATE) | (action == local.DEFER))
+        going = int(np.count_nonzero((action == local.ESCALATE) | (action == local.DEFER)))
         up = np.empty((going, UP), np.int64)
         chances = propensity.view(np.int64) if book.asked.fed else np.empty(0, np.int64)
         sink = book.sink(len(rows))

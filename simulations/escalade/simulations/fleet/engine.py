@@ -241,15 +241,16 @@ class _Run:
         if ended is not None:
             ended = ended[np.lexsort((ended[:, Ended.RID], ended[:, Ended.CELL]))]
             result.requests_table = {name: ended[:, column] for name, column in REQUEST_COLUMNS.items()}
-        charge = np.concatenate([one.charge for one in ends], axis=1)
-        if charge.shape[1]:
-            if (np.diff(charge[0]) < 0).any():  # several classes
-                charge = charge[:, np.argsort(charge[0])]
+        device, capacity, left, died = (np.concatenate([one.charge[row] for one in ends]) for row in range(4))
+        if len(device):
             result.devices = {
-                "device": charge[0].astype(np.float64),
-                "charge_share": charge[2] / charge[1],
-                "died_s": np.where(charge[3] >= 0, charge[3] / 1e9, np.nan),
+                "device": device.astype(np.float64),
+                "charge_share": left / capacity,
+                "died_s": np.where(died >= 0, died / 1e9, np.nan),
             }
+            if (np.diff(device) < 0).any():  # several classes
+                order = np.argsort(device)
+                result.devices = {name: column[order] for name, column in result.devices.items()}
 
 
 def _told_failure(error: Exception, tier: str, call: str, what: object, t1: int) -> Failure:

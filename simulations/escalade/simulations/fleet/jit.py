@@ -62,7 +62,7 @@ else:
     from numba.core import cgutils
     from numba.extending import intrinsic
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def prefetch(typing: Any, array: Any, row: Any, column: Any) -> Any:
         """Have a line of a matrix's row fetched from memory: it is to be changed soon."""
 
@@ -73,7 +73,9 @@ else:
                 context.cast(builder, argument, given, numba.types.intp)
                 for argument, given in zip(arguments[1:], numbers, strict=True)
             ]
-            where = cgutils.get_item_pointer(context, builder, kind, content, places)
+            where: Any = cgutils.get_item_pointer(  # type: ignore[no-untyped-call]
+                context, builder, kind, content, places
+            )
             where = builder.bitcast(where, ir.IntType(8).as_pointer())
             word = ir.IntType(32)
             told = ir.FunctionType(ir.VoidType(), [where.type, word, word, word])

@@ -117,8 +117,10 @@ class Mailbox:
                 continue
             device = np.arange(low, high, dtype=np.int64)
             kind = np.repeat(np.arange(len(firsts) - 1), np.diff(firsts))[low:high]
-            counted = columns(self.counts[level][low:high])
-            yield Telemetry(now / 1e9, interval / 1e9, device, kind, *counted, upstream_load=load[level])
+            answered, in_time, escalated = columns(self.counts[level][low:high])
+            yield Telemetry(
+                now / 1e9, interval / 1e9, device, kind, answered, in_time, escalated, upstream_load=load[level]
+            )
         for counts in self.counts:
             counts[:] = 0
         self._edge = now + interval

@@ -61,7 +61,8 @@ class Book:
 
     def sink(self, rows: int, ends: int = 3) -> Sink:
         """Return buffers for what becomes of so many requests; by default each may end once and be corrected twice."""
-        return self.scratch.sink(rows, ends, fed=self.asked.fed or self.asked.outcomes[1])
+        learns = self.asked.fed
+        return self.scratch.sink(rows, ends, fed=learns or self.asked.outcomes[1], learns=learns)
 
     def close(self, sink: Sink) -> None:
         """Count what kernels put down, and keep what is asked for."""

@@ -41,7 +41,7 @@ def kernel(function: F) -> F:
         return _quiet(function)
     before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, _FOLDER
     try:
-        compiled: F = numba.njit(nogil=True, cache=_FOLDER != "")(function)
+        compiled: F = numba.njit(nogil=True, cache=_FOLDER != "", error_model="numpy")(function)
     finally:
         numba.config.CACHE_DIR = before
     return compiled

@@ -30,7 +30,7 @@ SIMPY_S = {2_000: 1200.0, 100_000: 20.0}
 ENGINE_S = {2_000: 12_000.0, 100_000: 300.0}
 HOUR_S = 3600.0
 BACKENDS = ("serial", "threads", "ray")
-SAMPLE_S = 0.2
+SAMPLE_S = 1.0
 """Between looks at how much memory is held."""
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from escalade.simulations.fleet import answers, battery, desk, local, travel
+from escalade.simulations.fleet import answers, battery, desk, local, picking, travel
 from escalade.simulations.fleet.book import Book
 from escalade.simulations.fleet.columns import LazyBatch, repeated, uniforms
 from escalade.simulations.fleet.compiled import profile_of
@@ -288,7 +288,7 @@ class Cell:
     def _edge(self, world: World, control: Control, rows: Rows, t1: int, book: Book) -> Rows:
         book.serve(world.edge, self._nodes, rows, self._itself, 1, t1)
         which = np.empty(len(rows), np.intp)
-        n, turned_away = desk.inferred(rows, t1, which)
+        n, turned_away = picking.inferred(rows, t1, which)
         which = which[:n]
         action, propensity = self._decide_1(world, control, rows, which)
         if len(self._edge_counts):
@@ -315,7 +315,7 @@ class Cell:
             up,
         )
         book.close(sink)
-        self._to_edge = desk.under_way(rows, len(rows) - n - turned_away, t1)
+        self._to_edge = picking.under_way(rows, len(rows) - n - turned_away, t1)
         return up[: sink.size[AT_UP]]
 
     def _decide_1(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from functools import partial
 from itertools import count
@@ -10,15 +11,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from escalade.policies import Action
+from escalade.simulations.fleet.columns import uniforms
 from escalade.simulations.fleet.draws import Purpose, drawn, uniform
+from escalade.simulations.fleet.intervals import from_config
 from escalade.simulations.fleet.result import Count, Reason, Series
 from escalade.simulations.fleet.rows import FAR, OUTCOME, Ended, Fed, Outcome, State
+from escalade.simulations.fleet.sources import source_of
 from escalade.tiers.breaker import Breaker
+from escalade.tiers.deadline import upstream_budget_s
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from escalade.simulations.fleet.compiled import Kinds
+    from escalade.simulations.fleet.compiled import Kinds, World
     from escalade.simulations.fleet.hardware import Thermal
     from escalade.simulations.fleet.intervals import Intervals
     from escalade.simulations.fleet.local import Devices
@@ -233,6 +238,11 @@ def lives(devices: Devices, kinds: Kinds, one: Request, now: int, kind: int, ser
     return True
 
 
+def allowed_ns(left: float, reserve: int, timeout: int) -> int:
+    """Return how long the tier above may take."""
+    return timeout if left == math.inf else math.floor(upstream_budget_s(left, reserve, timeout))
+
+
 def warm(thermal: Thermal, interval: int, heat: int, busy: int, throttled: int) -> tuple[int, int]:
     """Return a device's heat, and whether it throttles, at the end of a control interval."""
     heat = (heat * round(thermal.keep * 65536) >> 16) + busy
@@ -258,3 +268,42 @@ def outcomes_1(fed: NDArray[np.int64]) -> NDArray[np.int64]:
     rows[:, Outcome.IN_TIME] = (fed[:, Fed.ACTION] != 1) | (fed[:, Fed.UPPER] >= 0)
     rows[:, Outcome.ANSWERED] = 1
     return rows
+
+
+def arrivals_of(world: World, cell: int) -> list[tuple[int, int]]:
+    """Return times and devices of a cell's arrivals, in order of time, then of class."""
+    found, first = list[tuple[int, int, int, int]](), 0
+    for kind in range(len(world.scenario.endpoints)):
+        mine = len(world.devices(cell, kind))
+        if mine:
+            t, device = source_of(world, cell, kind, first, mine).until(world.duration)
+            pairs = zip(t.tolist(), device.tolist(), strict=True)
+            found += [(when, kind, place, who) for place, (when, who) in enumerate(pairs)]
+        first += mine
+    return [(when, who) for when, _, _, who in sorted(found)]
+
+
+def links_and_desks(fleet: EventFleet) -> tuple[list[list[EventLink]], list[list[EventDesk]]]:
+    """Return the links of both hops, and the edge nodes and servers, in the fleet's order."""
+    world, scenario = fleet.world, fleet.world.scenario
+    links: list[list[EventLink]] = [[], []]
+    desks: list[list[EventDesk]] = [[], []]
+
+    def upgrade(level: int, unit: int) -> int:
+        units = np.array([unit])
+        purpose = (Purpose.ROLLOUT_0, Purpose.ROLLOUT_1, Purpose.ROLLOUT_2)[level]
+        return int(world.upgrades(level, units, uniforms(world.keys[world.cells, purpose], units))[0])
+
+    for cell in range(world.cells):
+        nodes, keys = world.nodes(cell), world.keys[cell]
+        for hop, config in enumerate((scenario.links.access, scenario.links.uplink)):
+            down = from_config(
+                config.outages, len(nodes), world.duration, keys[(Purpose.OUTAGE_0, Purpose.OUTAGE_1)[hop]]
+            )
+            links[hop] += [EventLink(fleet, cell, hop, node, down) for node in range(len(nodes))]
+        down = from_config(scenario.edge_nodes.failures, len(nodes), world.duration, keys[Purpose.FAILURE_1])
+        desks[0] += [EventDesk(fleet, 1, place, down, upgrade(1, node), node) for place, node in enumerate(nodes)]
+    servers = scenario.edge_servers
+    down = from_config(servers.failures, servers.count, world.duration, world.keys[world.cells, Purpose.FAILURE_2])
+    desks[1] += [EventDesk(fleet, 2, unit, down, upgrade(2, unit), unit) for unit in range(servers.count)]
+    return links, desks

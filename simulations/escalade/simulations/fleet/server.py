@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from escalade.simulations.fleet import answers, desk
+from escalade.simulations.fleet import answers, desk, picking
 from escalade.simulations.fleet.book import Book
 from escalade.simulations.fleet.columns import uniforms
 from escalade.simulations.fleet.draws import Purpose
@@ -64,7 +64,7 @@ class Servers:
         n = len(self._pool)
         rows[:n] = self._pool
         for part in up:
-            n = desk.arrived(part, rows, n)
+            n = picking.arrived(part, rows, n)
         rows = rows[:n]
         book.serve(world.server, self._units, rows, self._unit_of, 2, t1)
         done = np.flatnonzero(rows[:, Up.END] >= 0)
@@ -73,7 +73,7 @@ class Servers:
             sink = book.sink(len(part))
             answers.settle_server(world, sink, stats.series, rows, part)
             book.close(sink)
-        self._pool = desk.under_way(rows, len(rows) - len(done), FAR)
+        self._pool = picking.under_way(rows, len(rows) - len(done), FAR)
         book.time_out(self._pool, t1, True)
         book.out.pending = self.pending
         return book.out

@@ -206,3 +206,12 @@ def test_what_cannot_be_run_is_refused_before_anything_starts(change: dict[str, 
         simulate(parse_scenario(queueing() | change), backend="serial")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_simulator_does_not_load_what_only_services_need() -> None:
+    """gRPC and onnxruntime would take 45 MB in every worker."""
+    code = (
+        "import escalade.simulations.fleet, sys\nprint([one for one in ('grpc', 'onnxruntime') if one in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[]"]

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from escalade.simulations.fleet import answers, battery, desk, local, travel
+from escalade.simulations.fleet import answers, battery, desk, local, picking, travel
 from escalade.simulations.fleet.book import Book
 from escalade.simulations.fleet.columns import LazyBatch, repeated, uniforms
 from escalade.simulations.fleet.compiled import profile_of
 from escalade.simulations.fleet.deciding import Decider
 from escalade.simulations.fleet.draws import Purpose
 from escalade.simulations.fleet.intervals import from_config
-from escalade.simulations.fleet.order import by_time
+from escalade.simulations.fleet.order import by_sending
 from escalade.simulations.fleet.population import links_of, population
-from escalade.simulations.fleet.rows import FAR, LOCAL, UP, Local, Status, Up
+from escalade.simulations.fleet.protocol import Told
+from escalade.simulations.fleet.rows import FAR, LOCAL, UP, Local, State, Status, Up
 from escalade.simulations.fleet.sink import AT_UP
 from escalade.simulations.fleet.sources import source_of
+from escalade.simulations.fleet.telling import Counts, taken, tell_escalated
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,14 +46,27 @@ class Cell:
         keys = world.keys[number]
         self.devices, self._capacity = population(world, number, told=asked.outcomes[0])
         self._heat = np.zeros_like(self.devices.busy)
-        self.place = local.Place(number, keys, len(nodes), nodes.start, world.tables[0].samples)
         kinds = range(len(world.scenario.endpoints))
-        firsts = np.cumsum([0, *(len(world.devices(number, kind)) for kind in kinds)]).tolist()
+        self._firsts = firsts = np.cumsum([0, *(len(world.devices(number, kind)) for kind in kinds)]).tolist()
         self._sources = [
             source_of(world, number, kind, firsts[kind], firsts[kind + 1] - firsts[kind])
             for kind in kinds
             if firsts[kind + 1] > firsts[kind]
         ]
+        self._class_first = world.class_first
+        places_from = np.array([world.devices(number, kind).start - firsts[kind] for kind in kinds])
+        self.place = local.Place(
+            number,
+            keys,
+            len(nodes),
+            nodes.start,
+            world.scenario.edge_nodes.count,
+            world.tables[0].samples,
+            world.class_first[:-1] + places_from,
+            places_from,
+            np.diff(world.class_first),
+        )
+        self._edge_counts = np.zeros((firsts[-1] if asked.outcomes[1] else 0, 3), np.int32)
         self._deciders = [Decider(f"endpoints {one.name!r}", number) for one in world.scenario.endpoints]
         self._edge_decider = Decider("edge_node", number)
         self._access = links_of(world, number, 0)
@@ -84,9 +100,13 @@ class Cell:
         if control.policies is not None:
             for decider, policy in zip([*self._deciders, self._edge_decider], control.policies, strict=True):
                 decider.use(policy)
-        book = Book(world, stats, asked, scratch)
-        sent = self._endpoints(world, control, t1, book)
-        arriving = self._over(world, sent, t1, book, hop=0)
+        book = Book(world, stats, asked, scratch, self._counts, t1)
+        sent, carried = self._endpoints(world, control, t1, book)
+        arriving = self._over(world, sent[carried:], t1, book, hop=0)
+        if carried:  # the same rows, at their place
+            arriving = sent
+        elif len(self._to_edge):
+            arriving = np.concatenate([self._to_edge, arriving])
         rising = self._edge(world, control, arriving, t1, book)
         book.out.up = self._over(world, rising, t1, book, hop=1)
         for rows, edge in ((self._on_access, False), (self._to_edge, False), (self._on_uplink, True)):
@@ -94,12 +114,21 @@ class Cell:
         book.out.pending = self.pending
         return book.out
 
-    def told(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Return numbers of devices and what telemetry was not told of yet, int32 ``[devices, 3]``; and forget it."""
-        devices = self.devices
-        counts = devices.told.copy()
-        devices.told[:] = 0
-        return devices.number[: len(counts)], counts
+    @property
+    def _counts(self) -> Counts:
+        devices = self.devices.state[:, State.ANSWERED : State.ESCALATED + 1]
+        return Counts(
+            devices if devices.shape[1] else devices[:0], self._edge_counts, self.place.numbers_from, self._class_first
+        )
+
+    def told(self) -> list[Told]:
+        """Return what telemetry was not told of yet, and forget it."""
+        found = []
+        for level, counts in enumerate((self._counts.endpoints, self._counts.edge)):
+            for low, high in itertools.pairwise(self._firsts if len(counts) else ()):
+                first = int(self.devices.number[low]) if high > low else 0
+                found.append(Told(level, first, taken(counts[low:high])))
+        return found
 
     def control(self, world: World) -> None:
         """Do what happens at the end of a control interval: thermal states move on."""
@@ -122,16 +151,17 @@ class Cell:
     def finish(self, world: World, stats: Stats, until: int) -> Rows:
         """Drain batteries until the end; return what is left, int64 ``[4, n]``: see `ShardEnd`."""
         devices = self.devices
-        if not len(devices.battery):
+        if not len(devices.died):
             return np.empty((4, 0), np.int64)
         battery.last_drain(world.kinds, devices, stats, world.interval, until)
-        left, died = devices.battery[:, local.CHARGE], devices.battery[:, local.DEATH]
-        mine = died != local.NO_BATTERY
-        return np.stack([devices.number[mine], self._capacity[mine], left[mine], died[mine]])
+        mine = self._capacity > 0
+        left = devices.state[mine, State.CHARGE]
+        return np.stack([devices.number[mine], self._capacity[mine], left, devices.died[mine]])
 
     # The stages, in the order of a request's way.
 
-    def _endpoints(self, world: World, control: Control, t1: int, book: Book) -> Rows:
+    def _endpoints(self, world: World, control: Control, t1: int, book: Book) -> tuple[Rows, int]:
+        """Return messages sent, behind those on their way to a worker where no link keeps any, and how many."""
         t, device = self._arrivals(t1)
         book.arrived(t)
         before = self._inferring
@@ -153,11 +183,12 @@ class Cell:
         self._inferring = later[:, :n_later].copy()
         rows = ready[:, :n_ready]
         action, propensity = self._decide_0(world, control, rows)
-        if len(self.devices.battery):
-            action = action.copy()
-            battery.spend(world.kinds, self.devices, stats, interval, ready, action)
-        going = action == local.ESCALATE
-        up = np.empty((int(np.count_nonzero(going) + np.count_nonzero(action == local.DEFER)), UP), np.int64)
+        access = world.scenario.links.access
+        carried = 0 if access.queues or access.loss is not None else len(self._to_edge)
+        going = int(np.count_nonzero((action == local.ESCALATE) | (action == local.DEFER)))
+        up = book.scratch.take("up", carried + going, UP)
+        up[:carried] = self._to_edge[:carried]
+        sink.size[AT_UP] = carried
         chances = propensity.view(np.int64) if book.asked.fed else np.empty(0, np.int64)
         local.settle(
             self.place,
@@ -174,7 +205,7 @@ class Cell:
             each=book.each,
         )
         book.close(sink)
-        return up[: sink.size[AT_UP]]
+        return up[: sink.size[AT_UP]], carried
 
     def _arrivals(self, t1: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         parts = [source.until(t1) for source in self._sources]
@@ -230,48 +261,45 @@ class Cell:
         return decider.decide_in_order(batch, rows[Local.DEVICE], rows[Local.END], rows[Local.RID], late)
 
     def _over(self, world: World, rows: Rows, t1: int, book: Book, *, hop: int) -> Rows:
-        """Send rows over a hop; return those that arrive, sooner or later, and keep those that wait."""
+        """Send rows over a hop; return those that arrive, sooner or later, and keep those that wait.
+
+        Of the upper hop all are returned, with their `STATUS`: the servers take those that arrive.
+        """
         wire, keys, stats = (world.access, world.uplink)[hop], self.place.keys, book.stats
         config = (world.scenario.links.access, world.scenario.links.uplink)[hop]
         if not config.queues:
             travel.pass_on(wire, keys, stats.count, stats.hist, stats.series, world.interval, rows, hop)
             if wire.loss > 0:
                 book.below(rows, hop)
-                rows = rows[rows[:, Up.STATUS] == Status.DONE]
-            return rows
+            return _done(rows) if hop == 0 and wire.loss > 0 else rows
         waiting = self._on_access if hop == 0 else self._on_uplink
         rows = np.concatenate([waiting, rows]) if len(waiting) else rows
-        order = by_time(rows[:, Up.SENT_0 if hop == 0 else Up.SENT_1], rows[:, Up.RID])
+        order = by_sending(rows, Up.SENT_0 if hop == 0 else Up.SENT_1)
         links = self._access if hop == 0 else self._uplink
         travel.queue_up(wire, keys, links, stats.count, stats.hist, stats.series, world.interval, rows, order, t1, hop)
         book.below(rows, hop)
-        status = rows[:, Up.STATUS]
-        stay = rows[status == Status.WAITING]
+        stay = rows[rows[:, Up.STATUS] == Status.WAITING]
         if hop == 0:
             self._on_access = stay
-        else:
-            self._on_uplink = stay
-        done: Rows = rows[status == Status.DONE]
-        return done
+            return _done(rows)
+        self._on_uplink = stay
+        return rows
 
-    def _edge(self, world: World, control: Control, arriving: Rows, t1: int, book: Book) -> Rows:
-        rows = np.concatenate([self._to_edge, arriving]) if len(self._to_edge) else arriving
+    def _edge(self, world: World, control: Control, rows: Rows, t1: int, book: Book) -> Rows:
         book.serve(world.edge, self._nodes, rows, self._itself, 1, t1)
-        status, end = rows[:, Up.STATUS], rows[:, Up.END]
-        served = (end >= 0) & (status == Status.DONE)
-        gone = (end >= 0) & ~served
-        over = served & (end < t1)
-        which = np.flatnonzero(over)
+        which = np.empty(len(rows), np.intp)
+        n, turned_away = picking.inferred(rows, t1, which)
+        which = which[:n]
         action, propensity = self._decide_1(world, control, rows, which)
-        going = action == local.ESCALATE
-        if book.asked.outcomes[1]:
-            book.escalated(rows[which[going], Up.NUMBER], rows[which[going], Up.END])
-        up = np.empty((int(np.count_nonzero(going) + np.count_nonzero(action == local.DEFER)), UP), np.int64)
+        if len(self._edge_counts):
+            tell_escalated(self._edge_counts, rows, which, action)
+        going = int(np.count_nonzero((action == local.ESCALATE) | (action == local.DEFER)))
+        up = np.empty((going, UP), np.int64)
         chances = propensity.view(np.int64) if book.asked.fed else np.empty(0, np.int64)
         sink = book.sink(len(rows))
-        if gone.any():
-            away = rows[gone]
-            answers.turned_away(sink, away, answers.ways_back(world, away))
+        if turned_away:
+            away = rows[(rows[:, Up.END] >= 0) & (rows[:, Up.STATUS] != Status.DONE)]
+            answers.turned_away(world, sink, away)
         answers.settle_edge(
             world.edge,
             world.access.latency_down,
@@ -287,7 +315,7 @@ class Cell:
             up,
         )
         book.close(sink)
-        self._to_edge = rows[~(over | gone)]
+        self._to_edge = picking.under_way(rows, len(rows) - n - turned_away, t1)
         return up[: sink.size[AT_UP]]
 
     def _decide_1(
@@ -320,3 +348,8 @@ class Cell:
         limit, end, at = rows[which, Up.LIMIT_0], rows[which, Up.END], rows[which, Up.AT]
         late = (limit <= end) & (at <= limit)
         return self._edge_decider.decide_in_order(batch, rows[which, Up.NODE], end, rows[which, Up.RID], late)
+
+
+def _done(rows: Rows) -> Rows:
+    done: Rows = rows[rows[:, Up.STATUS] == Status.DONE]
+    return done

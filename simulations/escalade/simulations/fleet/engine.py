@@ -125,8 +125,8 @@ class _Run:
         if any(self._observes):
             steps.append(world.feedback)
         self._windows = Windows.of(world, tuple(steps))
-        self._mail = Mailbox(world)
-        self._servers = Servers(world)
+        self._mail = Mailbox(world, self._asked.outcomes)
+        self._servers = Servers(world, self._mail.counts)
         self._stats = Stats.empty(world.intervals, len(world.scenario.endpoints))
         self._ended: list[NDArray[np.int64]] = []
         self._requests, self._answered, self._pending = 0, [0, 0], 0
@@ -166,7 +166,7 @@ class _Run:
         return result
 
     def _serve(self, outputs: list[ShardOutput], t1: int) -> None:
-        served = self._servers.advance([one.up for one in outputs], t1, self._stats, self._asked)
+        served = self._servers.advance([rows for one in outputs for rows in one.up], t1, self._stats, self._asked)
         self._ended += served.ended
         self._mail.put(
             [*(one.feedback for one in outputs), *served.fed], [*(one.outcomes for one in outputs), *served.outcomes]
@@ -241,14 +241,16 @@ class _Run:
         if ended is not None:
             ended = ended[np.lexsort((ended[:, Ended.RID], ended[:, Ended.CELL]))]
             result.requests_table = {name: ended[:, column] for name, column in REQUEST_COLUMNS.items()}
-        charge = np.concatenate([one.charge for one in ends], axis=1)
-        if charge.shape[1]:
-            charge = charge[:, np.argsort(charge[0])]
+        device, capacity, left, died = (np.concatenate([one.charge[row] for one in ends]) for row in range(4))
+        if len(device):
             result.devices = {
-                "device": charge[0].astype(np.float64),
-                "charge_share": charge[2] / charge[1],
-                "died_s": np.where(charge[3] >= 0, charge[3] / 1e9, np.nan),
+                "device": device.astype(np.float64),
+                "charge_share": left / capacity,
+                "died_s": np.where(died >= 0, died / 1e9, np.nan),
             }
+            if (np.diff(device) < 0).any():  # several classes
+                order = np.argsort(device)
+                result.devices = {name: column[order] for name, column in result.devices.items()}
 
 
 def _told_failure(error: Exception, tier: str, call: str, what: object, t1: int) -> Failure:

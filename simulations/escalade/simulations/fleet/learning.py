@@ -11,11 +11,15 @@ from escalade.policies import UNKNOWN, Feedback, Telemetry
 from escalade.simulations.fleet.draws import Purpose, uniform
 from escalade.simulations.fleet.jit import kernel
 from escalade.simulations.fleet.rows import FED, OUTCOME, Fed, Outcome
+from escalade.simulations.fleet.telling import columns
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from escalade.simulations.fleet.compiled import World
+    from escalade.simulations.fleet.protocol import Told
 
     Rows = NDArray[np.int64]
 
@@ -23,43 +27,39 @@ if TYPE_CHECKING:
 class Mailbox:
     """Keeps what came of decisions until it is known and due."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, retunes: tuple[bool, bool] = (True, True)) -> None:
         self._world = world
+        devices = int(world.class_first[-1])
+        self.counts = (
+            np.zeros((devices if retunes[0] else 0, 3), np.int32),
+            np.zeros((devices if retunes[1] else 0, 3), np.int32),
+        )
+        """By level, of the interval: answers, those in time, escalations, ``[devices, 3]``."""
         self._fed = np.empty((0, FED), np.int64)
         self._later = np.empty((0, OUTCOME), np.int64)
         """Outcomes of intervals to come."""
-        self._counts: dict[int, NDArray[np.int64]] = {}
-        """By level, of the interval: int64 ``[3, devices]``, answers, those in time, escalations."""
         self._edge = world.interval
 
     def put(self, fed: list[Rows], outcomes: list[Rows]) -> None:
         """Keep what a window gave."""
         if fed:
             self._fed = np.concatenate([self._fed, *fed])
-        for rows in outcomes:
+        for rows in filter(len, outcomes):
             now = rows[:, Outcome.KNOWN] < self._edge
             self._add(rows[now])
             if not now.all():
                 self._later = np.concatenate([self._later, rows[~now]])
 
-    def put_counts(self, told: list[tuple[NDArray[np.int64], NDArray[np.int32]]]) -> None:
-        """Add what the endpoints counted themselves; see `ShardOutput`."""
-        for numbers, rows in told:
-            if len(rows):
-                counts = self._of(0)
-                for column in range(3):
-                    counts[column, numbers] += rows[:, column]
-
-    def _of(self, level: int) -> NDArray[np.int64]:
-        return self._counts.setdefault(level, np.zeros((3, int(self._world.class_first[-1])), np.int64))
+    def put_counts(self, told: list[Told]) -> None:
+        """Add what cells counted themselves."""
+        for level, first, rows in told:
+            self.counts[level][first : first + len(rows)] += rows
 
     def _add(self, rows: Rows) -> None:
         for level in (0, 1):
             mine = rows[rows[:, Outcome.LEVEL] == level]
-            if len(mine):
-                counts = self._of(level)
-                for place, column in enumerate((Outcome.ANSWERED, Outcome.IN_TIME, Outcome.ESCALATED)):
-                    np.add.at(counts[place], mine[:, Outcome.UNIT], mine[:, column])
+            for place, column in enumerate((Outcome.ANSWERED, Outcome.IN_TIME, Outcome.ESCALATED)):
+                np.add.at(self.counts[level][:, place], mine[:, Outcome.UNIT], mine[:, column])
 
     def feedback(self, now: int) -> list[Feedback | None]:
         """Return what is known before `now` ns, for each class of endpoints and for the edge nodes; None for nothing.
@@ -103,30 +103,30 @@ class Mailbox:
 
     def telemetry(
         self, now: int, interval: int, load: tuple[float, float], wanted: list[bool]
-    ) -> list[Telemetry | None]:
-        """Return how the devices fared up to `now` ns: for each class's policy, and as the edge nodes' policy sees it.
+    ) -> Iterator[Telemetry | None]:
+        """Yield how the devices fared up to `now` ns: for each class's policy, and as the edge nodes' policy sees it.
 
-        None where it is not `wanted`. `load` is the busy share of edge nodes and of servers in the interval.
+        None where it is not `wanted`. `load` is the busy share of edge nodes and of servers in the interval. The next
+        interval is counted from the end of the iteration on.
         """
-        firsts, found = self._world.class_first.tolist(), list[Telemetry | None]()
+        firsts = self._world.class_first.tolist()
         groups = [(0, low, high) for low, high in itertools.pairwise(firsts)] + [(1, 0, firsts[-1])]
         for (level, low, high), want in zip(groups, wanted, strict=True):
             if not want:
-                found.append(None)
+                yield None
                 continue
             device = np.arange(low, high, dtype=np.int64)
             kind = np.repeat(np.arange(len(firsts) - 1), np.diff(firsts))[low:high]
-            answered, in_time, escalated = (column[low:high].copy() for column in self._of(level))
-            found.append(
-                Telemetry(
-                    now / 1e9, interval / 1e9, device, kind, answered, in_time, escalated, upstream_load=load[level]
-                )
+            answered, in_time, escalated = columns(self.counts[level][low:high])
+            yield Telemetry(
+                now / 1e9, interval / 1e9, device, kind, answered, in_time, escalated, upstream_load=load[level]
             )
-        self._counts, self._edge = {}, now + interval
+        for counts in self.counts:
+            counts[:] = 0
+        self._edge = now + interval
         due = self._later[:, Outcome.KNOWN] < self._edge
         rows, self._later = self._later[due], self._later[~due]
         self._add(rows)
-        return found
 
 
 @kernel

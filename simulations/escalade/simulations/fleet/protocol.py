@@ -7,7 +7,7 @@ live in threads, in processes or on other machines.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from escalade.simulations.fleet.book import Asked
     from escalade.simulations.fleet.compiled import World
     from escalade.simulations.fleet.result import Failure, Stats
+
+
+class Told(NamedTuple):
+    """What consecutive devices of the fleet counted for the policies of a level."""
+
+    level: int
+    first: int
+    counts: NDArray[np.int32]
+    """``[devices, 3]``: answers, those in time, escalations."""
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +54,8 @@ class ShardOutput:
     Attributes
     ----------
     up
-        int64 ``[n, UP]``: messages on their way to the servers, in order of cell; see `rows.Up`.
+        Of each cell, int64 ``[n, UP]``: messages that were sent to the servers; those that got over the link have the
+        `STATUS` `DONE`; see `rows.Up`.
     outcomes
         int64 ``[n, OUTCOME]``, only for policies that retune; see `rows.Outcome`.
     feedback
@@ -59,20 +69,19 @@ class ShardOutput:
     interval
         int64 ``[SERIES]``: the row of the time series of the control interval that the window ended, or is in.
     told
-        For each cell, at the end of a control interval and for endpoints' policies that retune: numbers of devices, and
-        int32 ``[devices, 3]``, their answers at once, those in time, and escalations; `outcomes` has the rest.
+        At the end of a control interval and for policies that retune; `outcomes` has the rest, known later.
     failure
         A policy raised; the window's state is then not whole, and the run ends.
     """
 
-    up: NDArray[np.int64]
+    up: list[NDArray[np.int64]]
     outcomes: NDArray[np.int64]
     feedback: NDArray[np.int64]
     requests: int
     answered: tuple[int, int]
     pending: int
     interval: NDArray[np.int64]
-    told: list[tuple[NDArray[np.int64], NDArray[np.int32]]]
+    told: list[Told]
     failure: Failure | None = None
 
 

@@ -20,13 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from escalade.policies import Action, Batch, listens
-from escalade.simulations.fleet.book import outcomes_0, outcomes_1
 from escalade.simulations.fleet.columns import uniforms
 from escalade.simulations.fleet.compiled import World, profile_of
 from escalade.simulations.fleet.draws import Purpose, below, drawn, uniform
-from escalade.simulations.fleet.intervals import from_config
 from escalade.simulations.fleet.learning import Mailbox, mean_ms
-from escalade.simulations.fleet.local import DEATH, NO_BATTERY
 from escalade.simulations.fleet.policy_setup import Given, policies_of
 from escalade.simulations.fleet.population import population
 from escalade.simulations.fleet.reference_parts import (
@@ -36,18 +33,20 @@ from escalade.simulations.fleet.reference_parts import (
     LIMIT_0,
     LIMIT_1,
     EventDesk,
-    EventLink,
     Request,
+    allowed_ns,
+    arrivals_of,
+    links_and_desks,
     lives,
+    outcomes_0,
+    outcomes_1,
     periods_of,
     up_from,
     warm,
 )
 from escalade.simulations.fleet.result import Count, Reason, Series, Stats
-from escalade.simulations.fleet.rows import CORRECTED, ENDED, FAR, FED, OUTCOME, Ended, Fed
+from escalade.simulations.fleet.rows import CORRECTED, ENDED, FAR, FED, NO_BATTERY, OUTCOME, Ended, Fed, State
 from escalade.simulations.fleet.sink import count_ended
-from escalade.simulations.fleet.sources import source_of
-from escalade.tiers.deadline import upstream_budget_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,13 +80,13 @@ class EventFleet:
         self._mail, self._upstream_ms = Mailbox(world), (float("nan"), float("nan"))
         self._people = [population(world, cell) for cell in range(world.cells)]
         self.heat = [np.zeros_like(devices.busy) for devices, _ in self._people]
-        self._links, self._desks = self._built()
+        self._links, self._desks = links_and_desks(self)
 
     def run(self) -> EventFleet:
         """Take events off the heap until there are none."""
         world = self.world
         for cell in range(world.cells):
-            for rid, (t, device) in enumerate(self._arrivals(cell)):
+            for rid, (t, device) in enumerate(arrivals_of(world, cell)):
                 self.at(t, INFERRED_0, cell, -1, partial(self._arrive, cell, rid, t, device))
         steps = {*range(world.interval, world.duration, world.interval)}
         for step in sorted(steps | {*range(world.feedback, world.duration, world.feedback)}):
@@ -147,7 +146,7 @@ class EventFleet:
             device=self._number(one),
         )
         action = self._decide(one, 1, len(self.policies) - 1, one.node, batch, left > 0 or late)
-        allowed = _allowed(left, world.edge.reserve, world.edge.timeout)
+        allowed = allowed_ns(left, world.edge.reserve, world.edge.timeout)
         if action == Action.ACCEPT:
             self._learn(one, 1, Action.ACCEPT, now, -1)
             self._go_home(one, 1, Reason.OK)
@@ -174,41 +173,6 @@ class EventFleet:
         back = self.now + int(drawn(self.world.uplink.latency_down, 0, keys[Purpose.UPLINK_DOWN], one.rid))
         self.at(back, ANSWER, one.cell, one.rid, lambda: self._from_server(one))
 
-    def _built(self) -> tuple[list[list[EventLink]], list[list[EventDesk]]]:
-        world, scenario = self.world, self.scenario
-        links: list[list[EventLink]] = [[], []]
-        desks: list[list[EventDesk]] = [[], []]
-        for cell in range(world.cells):
-            nodes, keys = world.nodes(cell), world.keys[cell]
-            for hop, config in enumerate((scenario.links.access, scenario.links.uplink)):
-                key = keys[Purpose.OUTAGE_0 if hop == 0 else Purpose.OUTAGE_1]
-                down = from_config(config.outages, len(nodes), world.duration, key)
-                links[hop] += [EventLink(self, cell, hop, node, down) for node in range(len(nodes))]
-            down = from_config(scenario.edge_nodes.failures, len(nodes), world.duration, keys[Purpose.FAILURE_1])
-            desks[0] += [
-                EventDesk(self, 1, node, down, self._upgrade(1, nodes.start + node), nodes.start + node)
-                for node in range(len(nodes))
-            ]
-        servers = scenario.edge_servers
-        down = from_config(servers.failures, servers.count, world.duration, world.keys[world.cells, Purpose.FAILURE_2])
-        desks[1] += [EventDesk(self, 2, unit, down, self._upgrade(2, unit), unit) for unit in range(servers.count)]
-        return links, desks
-
-    def _upgrade(self, level: int, unit: int) -> int:
-        units = np.array([unit])
-        purpose = (Purpose.ROLLOUT_0, Purpose.ROLLOUT_1, Purpose.ROLLOUT_2)[level]
-        return int(self.world.upgrades(level, units, uniforms(self.world.keys[self.world.cells, purpose], units))[0])
-
-    def _arrivals(self, cell: int) -> list[tuple[int, int]]:
-        world, found, first = self.world, [], 0
-        for kind in range(len(self.scenario.endpoints)):
-            mine = len(world.devices(cell, kind))
-            if mine:
-                t, device = source_of(world, cell, kind, first, mine).until(world.duration)
-                found += [(when, kind, place, who) for place, (when, who) in enumerate(zip(t.tolist(), device.tolist(), strict=True))]  # fmt: skip  # noqa: E501
-            first += mine
-        return [(when, who) for when, _, _, who in sorted(found)]
-
     def _arrive(self, cell: int, rid: int, t: int, device: int) -> None:
         world, (devices, _) = self.world, self._people[cell]
         one = Request(cell, rid, t, device)
@@ -223,12 +187,12 @@ class EventFleet:
         service = int(drawn(world.kinds.service, kind, keys[Purpose.SERVICE_0], rid))
         if len(devices.throttled) and devices.throttled[device]:
             service = int(service * world.kinds.slowdown[kind])
-        free = int(devices.free[device])
+        free = int(devices.state[device, State.FREE])
         start = max(t, free)
         if t >= free + int(world.kinds.awake[kind]):
             start = t + int(world.kinds.wake[kind])
         end = start + service
-        devices.free[device] = end
+        devices.state[device, State.FREE] = end
         if len(devices.busy):
             devices.busy[device] += service
         samples = world.tables[0].samples
@@ -252,7 +216,7 @@ class EventFleet:
             device=self._number(one),
         )
         action = self._decide(one, 0, kind, one.device, batch, left > 0)
-        has_battery = len(devices.battery) > 0 and devices.battery[one.device, DEATH] != NO_BATTERY
+        has_battery = len(devices.died) > 0 and devices.state[one.device, State.SINCE] != NO_BATTERY
         if has_battery and not lives(devices, kinds, one, self.now, kind, service, action):
             self._end(one, -1, Reason.DEAD)
             return
@@ -274,7 +238,7 @@ class EventFleet:
         else:
             self.stats.count[Count.ESCALATED_0] += 1
             self._escalated(one, 0)
-            allowed = _allowed(left, int(kinds.reserve[kind]), int(kinds.timeout[kind]))
+            allowed = allowed_ns(left, int(kinds.reserve[kind]), int(kinds.timeout[kind]))
             if allowed <= 0:
                 self._end(one, 0, Reason.DEADLINE)
                 self._learn(one, 0, Action.ACCEPT, now, -1)
@@ -292,7 +256,9 @@ class EventFleet:
             if move:
                 keys, nodes = self.world.keys[one.cell], len(self.world.nodes(one.cell))
                 return int(below(keys[Purpose.MOBILITY], (one.device << 32) + move, nodes))
-        return int(devices.node[one.device])
+        nodes, first = self.scenario.edge_nodes.count, self.world.nodes(one.cell).start
+        place = self._number(one) - int(self.world.class_first[kind])
+        return place * nodes // self.scenario.endpoints[kind].count - first
 
     def _rise(self, one: Request, limit: int) -> None:
         one.sent[1], one.limit[1] = self.now, limit
@@ -424,10 +390,6 @@ class EventFleet:
     def hash(self) -> str:
         """As `FleetResult.hash`."""
         return f"{int(self.stats.digest[0]):016x}"
-
-
-def _allowed(left: float, reserve: int, timeout: int) -> int:
-    return timeout if left == math.inf else math.floor(upstream_budget_s(left, reserve, timeout))
 
 
 def _matrix(rows: list[list[int]], width: int) -> Any:

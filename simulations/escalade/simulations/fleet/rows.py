@@ -22,6 +22,26 @@ class Local(IntEnum):
 LOCAL = len(Local)
 
 
+class State(IntEnum):
+    """What changes with every request of an endpoint, in one line of the processor's cache: columns of int64.
+
+    There are as many as the scenario needs: `FREE`, those before `ANSWERED`, or all.
+    """
+
+    FREE = 0  #: when its processor is, ns
+    CHARGE = 1  #: of the battery, pJ
+    SINCE = 2  #: when that was left, ns; or `DEAD`, `NO_BATTERY`
+    LEAVES = 3  #: no period of absence begins or lasts before, ns
+    ANSWERED = 4  #: answers at once that telemetry has not been told of
+    IN_TIME = 5  #: those of them
+    ESCALATED = 6
+
+
+STATE = 8
+BATTERIES_AND_CHURN = int(State.ANSWERED)
+DEAD, NO_BATTERY = -1, -2
+
+
 class Up(IntEnum):
     """A message on its way up: int64 ``[n, UP]``, a row each, since rows are sorted and picked."""
 

@@ -12,6 +12,7 @@ from escalade.simulations.fleet.order import by_time
 from escalade.simulations.fleet.result import Series
 from escalade.simulations.fleet.rows import CORRECTED, OUTCOME, UP, Ended, Fed, Outcome, Up
 from escalade.simulations.fleet.sink import AT_ENDED, AT_FED, Scratch, Sink, count_ended
+from escalade.simulations.fleet.views import lost_on_the_way
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,6 +43,7 @@ class CellOutput:
     ended: list[Rows] = field(default_factory=list)
     outcomes: list[Rows] = field(default_factory=list)
     fed: list[Rows] = field(default_factory=list)
+    seen: list[Rows] = field(default_factory=list)
 
 
 class Book:
@@ -95,6 +97,8 @@ class Book:
 
     def below(self, rows: Rows, hop: int) -> None:
         """Let the sending tier answer what did not get over a hop."""
+        if hop == 1 and self._world.sights is not None:
+            self.out.seen.append(lost_on_the_way(rows))
         sink = self.sink(len(rows))
         answers.below(sink, rows, answers.ways_back(self._world, rows), hop)
         self.close(sink)

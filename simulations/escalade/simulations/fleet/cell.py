@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from escalade.simulations.fleet import answers, battery, desk, local, travel
+from escalade.simulations.fleet import answers, battery, desk, local, travel, views
 from escalade.simulations.fleet.book import Book
 from escalade.simulations.fleet.columns import LazyBatch, repeated, uniforms
 from escalade.simulations.fleet.compiled import profile_of
@@ -71,6 +71,7 @@ class Cell:
         self._to_edge = np.empty((0, UP), np.int64)
         """On the air, waiting for a worker, or inferred after the window."""
         self._on_uplink = np.empty((0, UP), np.int64)
+        self._views = None if world.sights is None else views.Views(world, number)
 
     @property
     def pending(self) -> int:
@@ -88,7 +89,12 @@ class Cell:
         sent = self._endpoints(world, control, t1, book)
         arriving = self._over(world, sent, t1, book, hop=0)
         rising = self._edge(world, control, arriving, t1, book)
-        book.out.up = self._over(world, rising, t1, book, hop=1)
+        risen = self._over(world, rising, t1, book, hop=1)
+        if self._views is not None:
+            mine = views.is_view(risen)
+            book.out.seen.append(views.arrived(risen[mine]))
+            risen = risen[~mine]
+        book.out.up = risen
         for rows, edge in ((self._on_access, False), (self._to_edge, False), (self._on_uplink, True)):
             book.time_out(rows, t1, edge)
         book.out.pending = self.pending
@@ -256,12 +262,17 @@ class Cell:
 
     def _edge(self, world: World, control: Control, arriving: Rows, t1: int, book: Book) -> Rows:
         rows = np.concatenate([self._to_edge, arriving]) if len(self._to_edge) else arriving
+        if self._views is not None:
+            rows = np.concatenate([rows, self._views.arriving(world, t1, book)])
         book.serve(world.edge, self._nodes, rows, self._itself, 1, t1)
         status, end = rows[:, Up.STATUS], rows[:, Up.END]
         served = (end >= 0) & (status == Status.DONE)
         gone = (end >= 0) & ~served
         over = served & (end < t1)
-        which = np.flatnonzero(over)
+        which, seen = np.flatnonzero(over), None
+        if self._views is not None:
+            which, seen = self._views.sent(rows, which, world.interval, book)
+            book.out.seen.append(views.lost(rows[gone & views.is_view(rows)]))
         action, propensity = self._decide_1(world, control, rows, which)
         going = action == local.ESCALATE
         if book.asked.outcomes[1]:
@@ -288,7 +299,8 @@ class Cell:
         )
         book.close(sink)
         self._to_edge = rows[~(over | gone)]
-        return up[: sink.size[AT_UP]]
+        up = up[: sink.size[AT_UP]]
+        return up if seen is None else np.concatenate([up, seen])
 
     def _decide_1(
         self, world: World, control: Control, rows: Rows, which: NDArray[np.intp]

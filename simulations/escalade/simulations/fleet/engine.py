@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from escalade.policies import listens
+from escalade.simulations.fleet.aggregators import Aggregators
 from escalade.simulations.fleet.backends import SerialBackend, ThreadBackend
 from escalade.simulations.fleet.book import Asked
 from escalade.simulations.fleet.compiled import World, profile_of
 from escalade.simulations.fleet.deciding import PolicyRaisedError, failure_of
+from escalade.simulations.fleet.fusing import rule_of
 from escalade.simulations.fleet.learning import Mailbox, mean_ms
 from escalade.simulations.fleet.load import unstable
 from escalade.simulations.fleet.policy_setup import Given, policies_of, reads
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from escalade.policies import Policy
+    from escalade.policies.fusion import FusionRule
     from escalade.simulations.fleet.protocol import ShardEnd, ShardOutput
     from escalade.simulations.fleet.scenario import Scenario
 
@@ -86,7 +89,8 @@ def simulate(
         `FleetResult.failure`.
     """
     world = World.of(scenario, seed)
-    run = _Run(world, policies_of(world, policy), _backend(backend, workers), keep_requests)
+    rule = None if world.sights is None else rule_of(world)
+    run = _Run(world, policies_of(world, policy), rule, _backend(backend, workers), keep_requests)
     try:
         return run.go(progress, stop)
     finally:
@@ -96,6 +100,8 @@ def simulate(
 def check(scenario: Scenario, policy: Given = None) -> list[str]:
     """Return warnings about a scenario without running it; raises ConfigError as `simulate` does."""
     world = World.of(scenario)
+    if world.sights is not None:
+        rule_of(world)
     return _warnings(world, policies_of(world, policy))
 
 
@@ -111,7 +117,9 @@ def _warnings(world: World, policies: list[Policy]) -> list[str]:
 class _Run:
     """One run: windows, servers, policies."""
 
-    def __init__(self, world: World, policies: list[Policy], backend: Backend, keep: bool) -> None:
+    def __init__(
+        self, world: World, policies: list[Policy], rule: FusionRule | None, backend: Backend, keep: bool
+    ) -> None:
         self._world, self._policies, self.backend = world, policies, backend
         levels = [int(place == len(policies) - 1) for place in range(len(policies))]
         self._observes = [listens(one, "observe") for one in policies]
@@ -127,6 +135,7 @@ class _Run:
         self._windows = Windows.of(world, tuple(steps))
         self._mail = Mailbox(world)
         self._servers = Servers(world)
+        self._aggregators = None if rule is None else Aggregators(world, rule)
         self._stats = Stats.empty(world.intervals, len(world.scenario.endpoints))
         self._ended: list[NDArray[np.int64]] = []
         self._requests, self._answered, self._pending = 0, [0, 0], 0
@@ -143,6 +152,11 @@ class _Run:
             outputs = self.backend.advance(control, t1)
             result.failure = next((one.failure for one in outputs if one.failure is not None), None)
             self._serve(outputs, t1)
+            if self._aggregators is not None and result.failure is None:
+                try:
+                    self._aggregators.advance([one.seen for one in outputs], t1, self._stats)
+                except PolicyRaisedError as error:
+                    result.failure = error.failure
             if result.failure is not None:
                 break
             now = min(t1, world.duration)
@@ -237,6 +251,8 @@ class _Run:
     def _finish(self, result: FleetResult, ends: list[ShardEnd]) -> None:
         for one in ends:
             self._stats.add(one.stats)
+        if self._aggregators is not None:
+            result.distrusted = self._aggregators.distrusted()
         ended = np.concatenate([*(one.ended for one in ends), *self._ended]) if self._asked.keep else None
         if ended is not None:
             ended = ended[np.lexsort((ended[:, Ended.RID], ended[:, Ended.CELL]))]

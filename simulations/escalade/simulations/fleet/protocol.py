@@ -61,6 +61,8 @@ class ShardOutput:
     told
         For each cell, at the end of a control interval and for endpoints' policies that retune: numbers of devices, and
         int32 ``[devices, 3]``, their answers at once, those in time, and escalations; `outcomes` has the rest.
+    seen
+        int64 ``[n, SEEN]``: views of fused events that arrive at the server, or never will; see `rows.Seen`.
     failure
         A policy raised; the window's state is then not whole, and the run ends.
     """
@@ -73,6 +75,7 @@ class ShardOutput:
     pending: int
     interval: NDArray[np.int64]
     told: list[tuple[NDArray[np.int64], NDArray[np.int32]]]
+    seen: NDArray[np.int64]
     failure: Failure | None = None
 
 

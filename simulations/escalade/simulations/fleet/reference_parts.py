@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from escalade.simulations.fleet.local import Devices
     from escalade.simulations.fleet.reference import EventFleet
 
-CONTROL, FREE, INFERRED_0, ARRIVAL_1, BATCH_1, INFERRED_1, ARRIVAL_2, BATCH_2, ANSWER, LIMIT_1, LIMIT_0 = range(11)
+(
+    CONTROL, FREE, INFERRED_0, ARRIVAL_1, BATCH_1, INFERRED_1, DUE, FINAL, ARRIVAL_2, BATCH_2, ANSWER, LIMIT_1, LIMIT_0,
+) = range(13)  # fmt: skip
+AT_NODE = ARRIVAL_1
 
 
 class Request:
@@ -108,9 +111,9 @@ class EventLink:
         if retries > wire.max_retries:
             fleet.stats.count[Count.LOST_0 + hop] += 1
             return  # whoever waits does so until its limit
-        desk = fleet.desk_of(one, hop + 1)
+        arrive = fleet.taker_of(one, hop + 1)
         arrival = (ARRIVAL_1, ARRIVAL_2)[hop]
-        fleet.at(when + delay + retries * wire.retry, arrival, one.cell, one.rid, lambda: desk.arrive(one))
+        fleet.at(when + delay + retries * wire.retry, arrival, one.cell, one.rid, arrive)
 
 
 class EventDesk:

@@ -125,3 +125,17 @@ class Fed(IntEnum):
 
 
 FED = len(Fed)
+
+
+class Seen(IntEnum):
+    """One view of a fused event on its way to the aggregator: int64 ``[n, SEEN]``, a row each."""
+
+    CELL = 0
+    EVENT = 1  #: number in its cell
+    VIEW = 2  #: place of the node in its group
+    GROUP = 3  #: number in the fleet of the group's first node
+    T = 4  #: of the event
+    AT = 5  #: arrival at the aggregator; `FAR` for one that never comes
+
+
+SEEN = len(Seen)

@@ -12,7 +12,7 @@ from escalade.simulations.fleet.cell import Cell
 from escalade.simulations.fleet.deciding import PolicyRaisedError
 from escalade.simulations.fleet.protocol import Control, ShardEnd, ShardOutput
 from escalade.simulations.fleet.result import Count, Stats
-from escalade.simulations.fleet.rows import ENDED, FED, OUTCOME, UP
+from escalade.simulations.fleet.rows import ENDED, FED, OUTCOME, SEEN, UP
 from escalade.simulations.fleet.sink import Scratch
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Shard:
             sum(one.pending for one in outputs),
             self._stats.series[min((t1 - 1) // self._world.interval, self._world.intervals)].copy(),
             told,
+            stacked([rows for one in outputs for rows in one.seen], SEEN),
             failure,
         )
 

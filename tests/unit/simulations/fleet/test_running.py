@@ -121,6 +121,7 @@ def test_a_shard_goes_on_from_a_checkpoint_as_if_nothing_had_happened(everything
         now = control if window == 0 else Control()
         expected, found = steady.advance(now, t1), other.advance(now, t1)
         assert np.array_equal(expected.up[:, set_columns], found.up[:, set_columns])
+        assert np.array_equal(expected.seen, found.seen)
         other = Shard.restore(world, other.checkpoint())
     one, two = steady.finish(30 * 10**9), other.finish(30 * 10**9)
     assert_same(one.stats, two.stats)
@@ -172,6 +173,9 @@ def test_batteries_run_out_when_their_energy_says_so() -> None:
     assert result.stats.count[Count.DEATHS] == 6
 
 
+SEEN = {"edge_nodes": {"count": 3}}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -180,7 +184,21 @@ def test_batteries_run_out_when_their_energy_says_so() -> None:
         ({"edge_nodes": {"policy": {"name": "Treshold"}}}, "edge_nodes.policy.name: no policy 'Treshold'"),
         ({"scores": {"table": "nowhere.npz"}}, "scores.table"),
         ({"scores": {"score": "energyy"}}, "scores.score: no score 'energyy'"),
-        ({"events": {"rate_hz": 1, "views": 3}}, "events: fused events are not simulated"),
+        ({"events": {"rate_hz": 1, "views": 3}}, "events.views: 3 views need as many edge nodes in every cell"),
+        (
+            SEEN | {"events": {"rate_hz": 1, "views": 3, "rule": {"name": "Mean"}}},
+            "events.rule.name: no fusion rule 'Mean'",
+        ),
+        (
+            SEEN | {"events": {"rate_hz": 1, "views": 3, "rule": {"name": "Stacking"}}},
+            "events.rule.state: Stacking fuses by",
+        ),
+        (SEEN | {"events": {"rate_hz": 1, "views": 3, "table": "no.npz"}}, "events.table: no.npz: cannot be read"),
+        (SEEN | {"events": {"rate_hz": 1, "views": 3, "quorum": 4}}, "a quorum of 4 of 3 views is never met"),
+        (
+            SEEN | {"events": {"rate_hz": 1, "views": 2, "faults": [{"kind": "dead", "at_s": 5000}]}},
+            "events.faults: one begins at 5000 s, after the run of duration_s 4000",
+        ),
         (
             {"rollouts": [{"tier": "edge_node", "scores": {"classes": 5}, "waves": [{"at_s": 1, "share": 1}]}]},
             "rollouts.0.scores: has",

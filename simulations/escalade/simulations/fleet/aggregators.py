@@ -52,9 +52,9 @@ class Aggregators:
         """Views whose events are not over."""
         return len(self._pool)
 
-    def distrusted(self) -> dict[str, int]:
-        """Return how many nodes are not trusted now, by what is the matter with them."""
-        return self._fusers.distrusted()
+    def unhealthy(self) -> dict[str, int]:
+        """Return how many nodes are unwell now, by what is the matter with them."""
+        return self._fusers.unhealthy()
 
     def advance(self, seen: Sequence[Rows], t1: int, stats: Stats) -> None:
         """Do everything that happens before `t1`; raises PolicyRaisedError."""

@@ -30,6 +30,8 @@ class Asked:
     keep: bool = False
     outcomes: tuple[bool, bool] = (False, False)
     """For policies of endpoints, of edge nodes, that retune."""
+    loads: tuple[bool, bool] = (False, False)
+    """For policies of endpoints, of edge nodes, that read `upstream_load`."""
     fed: bool = False
 
 

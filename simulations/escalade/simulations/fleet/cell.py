@@ -13,6 +13,7 @@ from escalade.simulations.fleet.compiled import profile_of
 from escalade.simulations.fleet.deciding import Decider
 from escalade.simulations.fleet.draws import Purpose
 from escalade.simulations.fleet.intervals import from_config
+from escalade.simulations.fleet.loads import Occupancy, nodes_at
 from escalade.simulations.fleet.order import by_time
 from escalade.simulations.fleet.population import links_of, population
 from escalade.simulations.fleet.rows import FAR, LOCAL, UP, Local, Status, Up
@@ -72,6 +73,10 @@ class Cell:
         """On the air, waiting for a worker, or inferred after the window."""
         self._on_uplink = np.empty((0, UP), np.int64)
         self._views = None if world.sights is None else views.Views(world, number)
+        self._occupancy = Occupancy(world.edge, len(nodes), 1) if asked.loads[0] else None
+        self._loads = np.zeros(len(nodes))
+        servers = world.scenario.edge_servers.count
+        self._server_of = unit * servers // world.scenario.edge_nodes.count
 
     @property
     def pending(self) -> int:
@@ -107,9 +112,11 @@ class Cell:
         devices.told[:] = 0
         return devices.number[: len(counts)], counts
 
-    def control(self, world: World) -> None:
-        """Do what happens at the end of a control interval: thermal states move on."""
+    def control(self, world: World, now: int) -> None:
+        """Do what happens at the end of a control interval, `now` ns: thermal states move on, loads are told."""
         devices = self.devices
+        if self._occupancy is not None and now < world.duration:
+            self._loads = self._occupancy.loads(self._to_edge[:, Up.NODE], self._to_edge, now)
         if not len(devices.busy):
             return
         for kind, one in enumerate(world.scenario.endpoints):
@@ -226,7 +233,7 @@ class Cell:
                 "bytes_up": lambda: repeated(int(world.kinds.size[kind]), n, whole=True),
                 "upstream_ms": lambda: repeated(control.upstream_ms[0], n),
                 "device": lambda: self.devices.number[rows[Local.DEVICE]],
-                "upstream_load": lambda: repeated(0.0, n),
+                "upstream_load": lambda: self._loads[self._nodes_of(world, kind, rows)],
             },
         )
         decider = self._deciders[kind]
@@ -234,6 +241,15 @@ class Cell:
             return decider.decide(batch)
         late = rows[Local.T] + min(deadline, FAR >> 1) <= rows[Local.END]
         return decider.decide_in_order(batch, rows[Local.DEVICE], rows[Local.END], rows[Local.RID], late)
+
+    def _nodes_of(self, world: World, kind: int, rows: Rows) -> NDArray[np.int64]:
+        """Return the node that each endpoint of a class would ask now."""
+        out, devices = np.empty(rows.shape[1], np.int64), self.devices
+        nodes_at(
+            devices.node, devices.phase, int(world.kinds.dwell[kind]), self.place.keys[Purpose.MOBILITY],
+            self.place.nodes, rows[Local.DEVICE], rows[Local.END], out,
+        )  # fmt: skip
+        return out
 
     def _over(self, world: World, rows: Rows, t1: int, book: Book, *, hop: int) -> Rows:
         """Send rows over a hop; return those that arrive, sooner or later, and keep those that wait."""
@@ -299,6 +315,8 @@ class Cell:
         )
         book.close(sink)
         self._to_edge = rows[~(over | gone)]
+        if self._occupancy is not None:
+            self._occupancy.leave(rows[gone, Up.NODE], rows[gone], t1)
         up = up[: sink.size[AT_UP]]
         return up if seen is None else np.concatenate([up, seen])
 
@@ -324,7 +342,11 @@ class Cell:
                 "bytes_up": lambda: repeated(world.edge.size, n, whole=True),
                 "upstream_ms": lambda: repeated(control.upstream_ms[1], n),
                 "device": lambda: rows[which, Up.NUMBER],
-                "upstream_load": lambda: repeated(0.0, n),
+                "upstream_load": lambda: (
+                    repeated(0.0, n)
+                    if control.server_load is None
+                    else control.server_load[self._server_of[rows[which, Up.NODE]]]
+                ),
             },
         )
         if not self._edge_decider.remembers:

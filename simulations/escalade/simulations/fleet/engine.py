@@ -102,16 +102,7 @@ def check(scenario: Scenario, policy: Given = None) -> list[str]:
     world = World.of(scenario)
     if world.sights is not None:
         rule_of(world)
-    return _warnings(world, policies_of(world, policy))
-
-
-def _warnings(world: World, policies: list[Policy]) -> list[str]:
-    """Return what cannot be right, or is not simulated."""
-    found = unstable(world, policies)
-    for place, one in enumerate(policies):
-        if "upstream_load" in reads(world, one, int(place == len(policies) - 1)):
-            found.append(f"{one!r} reads upstream_load, which is not simulated: it is 0 throughout")
-    return found
+    return unstable(world, policies_of(world, policy))
 
 
 class _Run:
@@ -124,17 +115,21 @@ class _Run:
         levels = [int(place == len(policies) - 1) for place in range(len(policies))]
         self._observes = [listens(one, "observe") for one in policies]
         self._retunes = [listens(one, "retune") for one in policies]
-        self._told = any("upstream_ms" in reads(world, one, level) for one, level in zip(policies, levels, strict=True))
-        self._asked = Asked(keep, (any(self._retunes[:-1]), self._retunes[-1]), any(self._observes))
+        read = [reads(world, one, level) for one, level in zip(policies, levels, strict=True)]
+        self._told = any("upstream_ms" in one for one in read)
+        loads = ["upstream_load" in one for one in read]
+        self._asked = Asked(
+            keep, (any(self._retunes[:-1]), self._retunes[-1]), (any(loads[:-1]), loads[-1]), any(self._observes)
+        )
         heats = any(profile_of(one).thermal is not None for one in world.scenario.endpoints)
         steps = []
-        if any(self._retunes) or self._told or heats:
+        if any(self._retunes) or self._told or any(loads) or heats:
             steps.append(world.interval)
         if any(self._observes):
             steps.append(world.feedback)
         self._windows = Windows.of(world, tuple(steps))
         self._mail = Mailbox(world)
-        self._servers = Servers(world)
+        self._servers = Servers(world, self._asked)
         self._aggregators = None if rule is None else Aggregators(world, rule)
         self._stats = Stats.empty(world.intervals, len(world.scenario.endpoints))
         self._ended: list[NDArray[np.int64]] = []
@@ -144,7 +139,7 @@ class _Run:
         """Run window by window."""
         world, started, cpu = self._world, time.perf_counter(), time.process_time()
         result = FleetResult(world.scenario, world.seed, self.backend.name, self._stats, 0.0)
-        result.warnings = _warnings(world, self._policies)
+        result.warnings = unstable(world, self._policies)
         self.backend.start(world, self._asked)
         control = Control(self._policies)
         now = 0
@@ -195,7 +190,7 @@ class _Run:
     def _control(self, outputs: list[ShardOutput], t1: int) -> Control:
         """Tell the policies what is due at `t1`; return what is in force from then on."""
         world, changed = self._world, False
-        control = Control(upstream_ms=self._upstream_ms)
+        control = Control(upstream_ms=self._upstream_ms, server_load=self._servers.loads(t1))
         if any(self._observes) and t1 % world.feedback == 0:
             for number, feedback in enumerate(self._mail.feedback(t1)):
                 if feedback is not None and self._observes[number]:
@@ -252,7 +247,7 @@ class _Run:
         for one in ends:
             self._stats.add(one.stats)
         if self._aggregators is not None:
-            result.distrusted = self._aggregators.distrusted()
+            result.unhealthy = self._aggregators.unhealthy()
         ended = np.concatenate([*(one.ended for one in ends), *self._ended]) if self._asked.keep else None
         if ended is not None:
             ended = ended[np.lexsort((ended[:, Ended.RID], ended[:, Ended.CELL]))]

@@ -51,7 +51,7 @@ def event_summary(result: FleetResult) -> dict[str, Any] | None:
             "lost": int(count[Count.VIEWS_LOST]),
         },
         "bytes": int(count[Count.BYTES_VIEWS]),
-        "distrusted": result.distrusted,
+        "unhealthy": result.unhealthy,
     }
 
 

@@ -86,8 +86,8 @@ class Fusers:
             out[part] = steps(self._of[number], learns[part], p[part], mask[part])
         return out
 
-    def distrusted(self) -> dict[str, int]:
-        """Return how many nodes are not trusted now, by what is the matter with them."""
+    def unhealthy(self) -> dict[str, int]:
+        """Return how many nodes are unwell now, by what is the matter with them."""
         reports = [one for rule in self._of.values() if isinstance(rule, HealthChecked) for one in rule.report()]
         return dict(Counter(one.reason for one in reports if one.reason))
 

@@ -32,10 +32,13 @@ class Control:
         window. `decide` is pure, so threads share them; a process gets a pickled copy.
     upstream_ms
         What the endpoints and the edge nodes are told of the tier above; nan when unknown.
+    server_load
+        float64 ``[servers]``: what the edge nodes are told; None where no policy of theirs asks.
     """
 
     policies: list[Policy] | None = None
     upstream_ms: tuple[float, float] = (float("nan"), float("nan"))
+    server_load: NDArray[np.float64] | None = None
 
 
 @dataclass(slots=True, eq=False)

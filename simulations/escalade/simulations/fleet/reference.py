@@ -72,10 +72,10 @@ class EventFleet:
         self.now, self._heap, self._tie = 0, list[Any](), count()
         self._all: list[Any] = []
         self._ended: list[list[int]] = []
-        self.minds = Minds(self, policies)
         self.people = [population(world, cell) for cell in range(world.cells)]
         self.heat = [np.zeros_like(devices.busy) for devices, _ in self.people]
-        self._links, self._desks = self._built()
+        self._links, self.desks = self._built()
+        self.minds = Minds(self, policies)
         self.gathering = None if world.sights is None else Gathering(self)
 
     def run(self) -> EventFleet:
@@ -103,12 +103,15 @@ class EventFleet:
         """Return what takes a message at the tier that it goes to: a desk, or the aggregators."""
         node = one.node + self.world.nodes(one.cell).start
         if level == 1:
-            return partial(self._desks[0][node].arrive, one)
+            return partial(self.desks[0][node].arrive, one)
         if isinstance(one, View):
             assert self.gathering is not None
             return partial(self.gathering.arrive, one)
-        server = node * self.scenario.edge_servers.count // self.scenario.edge_nodes.count
-        return partial(self._desks[1][server].arrive, one)
+        return partial(self.desks[1][self._server_of(one)].arrive, one)
+
+    def _server_of(self, one: Request) -> int:
+        node = one.node + self.world.nodes(one.cell).start
+        return node * self.scenario.edge_servers.count // self.scenario.edge_nodes.count
 
     def link_of(self, one: Request) -> EventLink:
         """Return the link from a message's edge node to the servers."""
@@ -153,6 +156,7 @@ class EventFleet:
             remaining_ms=left / 1e6,
             bytes_up=world.edge.size,
             upstream_ms=self.minds.upstream_ms[1],
+            upstream_load=self.minds.loads[1][self._server_of(one)],
             device=self.number(one),
         )
         action = self.minds.decide(one, 1, len(self.minds.policies) - 1, one.node, batch, left > 0 or late)
@@ -258,6 +262,7 @@ class EventFleet:
             remaining_ms=left / 1e6,
             bytes_up=int(kinds.size[kind]),
             upstream_ms=self.minds.upstream_ms[0],
+            upstream_load=self.minds.loads[0][self._node(one, kind) + world.nodes(one.cell).start],
             device=self.number(one),
         )
         action = self.minds.decide(one, 0, kind, one.device, batch, left > 0)

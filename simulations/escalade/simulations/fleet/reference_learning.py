@@ -27,6 +27,8 @@ class Minds:
     def __init__(self, fleet: EventFleet, policies: list[Policy]) -> None:
         self.fleet, self.policies = fleet, policies
         self.upstream_ms = (float("nan"), float("nan"))
+        self.loads = tuple([0.0] * len(desks) for desks in fleet.desks)
+        """Of each edge node and of each server, at the end of the last control interval."""
         self._fed: list[list[int]] = []
         self._outcomes: list[list[int]] = []
         self._observes = any(listens(one, "observe") for one in policies)
@@ -88,6 +90,7 @@ class Minds:
             mean_ms(int(row[Series.ABOVE_NS_0]), int(row[Series.ABOVE_0]), self.upstream_ms[0]),
             mean_ms(int(row[Series.ABOVE_NS_1]), int(row[Series.ABOVE_1]), self.upstream_ms[1]),
         )
+        self.loads = tuple([one.load() for one in desks] for desks in fleet.desks)
         self._warm()
 
     def _warm(self) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from escalade.policies import Action
 from escalade.simulations.fleet.draws import Purpose, drawn, uniform
+from escalade.simulations.fleet.loads import Gauge
 from escalade.simulations.fleet.local import CHARGE, DEATH, SINCE
 from escalade.simulations.fleet.result import Count, Reason, Series
 from escalade.simulations.fleet.rows import FAR
@@ -125,6 +126,8 @@ class EventDesk:
         self.down, self.place = periods_of(down, unit), place
         self.idle = self.desk.workers
         self.queue: deque[Request] = deque()
+        self.inside: set[Request] = set()
+        """Those that wait or are served."""
         self.batches = self.desk.max_batch > 1
 
     def arrive(self, one: Request) -> None:
@@ -136,10 +139,12 @@ class EventDesk:
         if up_from(self.down, fleet.now) != fleet.now:
             self._refuse(one, Reason.UNAVAILABLE)
         elif not self.batches and self.idle:
+            self.inside.add(one)
             self._begin([one])
         elif self.desk.max_queue and len(self.queue) >= self.desk.max_queue:
             self._refuse(one, Reason.REFUSED)
         else:
+            self.inside.add(one)
             self.queue.append(one)
             if self.batches and self.idle:
                 self._later()
@@ -156,6 +161,8 @@ class EventDesk:
                 one = self.queue.popleft()
                 if not one.at < one.limit[self.level - 1] <= now:  # else it is late, and nobody waits for it
                     batch.append(one)
+                else:
+                    self.inside.remove(one)
             if batch:
                 self._begin(batch)
 
@@ -179,10 +186,17 @@ class EventDesk:
             done = fleet.inferred_1 if level == 1 else fleet.inferred_2
             kind = INFERRED_1 if level == 1 else ANSWER
             fleet.at(now + service, kind, one.cell, one.rid, partial(done, one))
-        fleet.at(now + service, FREE, self.place, first.rid, self._freed)
+        fleet.at(now + service, FREE, self.place, first.rid, partial(self._freed, batch))
 
-    def _freed(self) -> None:
+    def load(self) -> float:
+        """Return how full it is, as its answers would say."""
+        limits = [(one.at, one.limit[self.level - 1]) for one in self.inside]
+        given = [limit - at for at, limit in limits if at < limit < FAR]
+        return Gauge(self.desk).load(len(self.inside), len(self.queue), sum(given), len(given))
+
+    def _freed(self, batch: list[Request]) -> None:
         self.idle += 1
+        self.inside.difference_update(batch)
         if self.batches:
             if self.queue:
                 self._later()

@@ -74,7 +74,7 @@ def _views(result: FleetResult, found: dict[str, Any]) -> str:
 
 
 def _trust(found: dict[str, Any]) -> str:
-    if not found["distrusted"]:
+    if not found["unhealthy"]:
         return ""
-    rows = [[f"<code>{reason}</code>", str(nodes)] for reason, nodes in sorted(found["distrusted"].items())]
-    return html.table(["not trusted at the end", "nodes"], rows)
+    rows = [[f"<code>{reason}</code>", str(nodes)] for reason, nodes in sorted(found["unhealthy"].items())]
+    return html.table(["what health checks found at the end", "nodes"], rows)

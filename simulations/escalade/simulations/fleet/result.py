@@ -291,8 +291,8 @@ class FleetResult:
         With ``keep_requests``: columns by name, one row a request that ended, in order of cell and number.
     devices
         With batteries: ``charge_share`` left at the end, float64 ``[devices]``; ``died_s``, nan where alive.
-    distrusted
-        With fused events: how many nodes the health checks do not trust at the end, by reason.
+    unhealthy
+        With fused events: how many nodes are unwell at the end, by what health checks found.
     """
 
     scenario: Scenario
@@ -308,7 +308,7 @@ class FleetResult:
     peak_rss_mb: float = 0.0
     requests_table: dict[str, NDArray[Any]] | None = None
     devices: dict[str, NDArray[np.float64]] | None = None
-    distrusted: dict[str, int] | None = None
+    unhealthy: dict[str, int] | None = None
 
     @property
     def hash(self) -> str:

@@ -11,6 +11,7 @@ from escalade.simulations.fleet.book import Book
 from escalade.simulations.fleet.columns import uniforms
 from escalade.simulations.fleet.draws import Purpose
 from escalade.simulations.fleet.intervals import from_config
+from escalade.simulations.fleet.loads import Occupancy
 from escalade.simulations.fleet.rows import UP, Up
 from escalade.simulations.fleet.sink import Scratch
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 class Servers:
     """The state of the servers, brought forward window by window after the cells."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, asked: Asked) -> None:
         self._world, self._scratch = world, Scratch()
         count, nodes = world.scenario.edge_servers.count, world.scenario.edge_nodes.count
         unit, keys = np.arange(count, dtype=np.int64), world.keys[world.cells]
@@ -41,11 +42,20 @@ class Servers:
         )
         self._unit_of = np.arange(nodes, dtype=np.int64) * count // nodes
         self._pool = np.empty((0, UP), np.int64)
+        self._occupancy = Occupancy(world.server, count, 2) if asked.loads[1] else None
+        self._loads = np.zeros(count) if asked.loads[1] else None
 
     @property
     def pending(self) -> int:
         """Requests on their way to a server or in it."""
         return len(self._pool)
+
+    def loads(self, t1: int) -> NDArray[np.float64] | None:
+        """Return each server's load at the end of the last control interval; `t1` is now. None if nobody asks."""
+        if self._occupancy is not None and t1 % self._world.interval == 0:
+            unit = self._unit_of[self._pool[:, Up.FLEET_NODE]]
+            self._loads = self._occupancy.loads(unit, self._pool, t1)
+        return self._loads
 
     def advance(self, up: Sequence[Rows], t1: int, stats: Stats, asked: Asked) -> CellOutput:
         """Serve what arrives before `t1` and bring the answers home."""
@@ -62,6 +72,8 @@ class Servers:
         answers.settle_server(world.uplink.latency, world.keys, sink, stats.series, world.interval, rows, done, back)
         book.close(sink)
         self._pool = rows[~over]
+        if self._occupancy is not None:
+            self._occupancy.leave(self._unit_of[rows[done, Up.FLEET_NODE]], rows[done], t1)
         book.time_out(self._pool, t1, True)
         book.out.pending = self.pending
         return book.out

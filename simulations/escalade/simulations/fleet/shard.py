@@ -44,7 +44,7 @@ class Shard:
                 failure = error.failure
                 break
             if t1 % self._world.interval == 0:
-                cell.control(self._world)
+                cell.control(self._world, t1)
                 told.append(cell.told())
         for one in outputs:
             self._ended += one.ended

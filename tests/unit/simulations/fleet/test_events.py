@@ -185,7 +185,7 @@ def test_what_is_said_of_events_adds_up() -> None:
     came = result.stats.by_view[:4, ViewCount.CAME]
     assert came[2] < came[0] == found["count"]
     assert found["bytes"] == 64 * came.sum()
-    assert found["distrusted"] == {"silent": 1}
+    assert found["unhealthy"] == {"silent": 1}
     assert result.stats.count[Count.BYTES_1] > found["bytes"]
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 
-from escalade.policies import Batch, Decisions, Policy, Threshold
+from escalade.policies import Action, Batch, Decisions, Policy, Threshold
 from escalade.simulations.fleet import parse_scenario, simulate
 from escalade.simulations.fleet.policy_setup import Given
 from escalade.simulations.fleet.reference import simulate_by_events
@@ -88,6 +89,34 @@ def test_every_way_an_event_can_end_is_compared(everything: Scenario) -> None:
     assert all(counts[way] > 0 for way in ways), {Count(way).name: int(counts[way]) for way in ways}
     lost = counts[Count.EVENTS] - counts[Count.EVENTS_COMPLETE : Count.EVENTS_DEADLINE + 1].sum()
     assert lost > 0
+
+
+class Wary(Policy):
+    """Asks above unless that is half full; notes what it was told."""
+
+    def __init__(self) -> None:
+        self.told: set[float] = set()
+
+    def decide(self, batch: Batch) -> Decisions:
+        self.told |= set(batch.upstream_load.tolist())
+        return Decisions.of(np.where(batch.upstream_load < 0.5, Action.ESCALATE, Action.ACCEPT))
+
+
+@pytest.mark.parametrize("max_batch", [1, 4])
+def test_policies_are_told_how_full_the_tier_above_was(everything: Scenario, max_batch: int) -> None:
+    """Their own node, or server, at the end of the last control interval: by count and by time, the same by events."""
+    data = everything.model_dump(mode="json")
+    data["duration_s"], data["control"]["interval_s"] = 12.0, 0.5
+    data["edge_nodes"] |= {"count": 10, "max_queue": None, "service": {"kind": "constant", "ms": 60}}
+    data["edge_servers"] |= {"max_queue": 4, "workers": 1, "service": {"kind": "constant", "ms": 25}}
+    for station in ("edge_nodes", "edge_servers"):
+        data[station]["batching"]["max_batch"] = max_batch
+    data["links"]["uplink"] |= {"bandwidth_kbit_s": None}
+    below, above = Wary(), Wary()
+    compare(data, {"endpoint": below, "edge_node": above})
+    assert len(below.told) > 3
+    assert len(above.told) > 2
+    assert below.told | above.told <= {eighth / 8 for eighth in range(9)}
 
 
 def test_hash_and_counters_do_not_depend_on_window_or_threads(everything: Scenario) -> None:

@@ -59,9 +59,9 @@ def test_the_cameras_show_what_fusing_is_worth() -> None:
     before, after = time_series(result)["fused_accuracy"][:5].mean(), time_series(result)["fused_accuracy"][6:10].mean()
     assert before > 0.85
     assert after > before - 0.06
-    assert result.distrusted is not None
-    assert result.distrusted["stuck"] == 4
-    assert result.distrusted.get("silent", 0) > 0
+    assert result.unhealthy is not None
+    assert result.unhealthy["stuck"] == 4
+    assert result.unhealthy.get("silent", 0) > 0
 
 
 def test_the_wearables_show_empty_batteries() -> None:

@@ -90,11 +90,11 @@ class Book:
             ends = np.searchsorted(t, np.arange(first + 1, last + 2) * interval)
             self.stats.series[first : last + 1, Series.ARRIVED] += np.diff(ends, prepend=0)
 
-    def escalated(self, number: NDArray[np.int64], when: NDArray[np.int64]) -> None:
-        """Keep escalations of the edge nodes for telemetry."""
-        rows = np.zeros((len(number), OUTCOME), np.int64)
-        rows[:, Outcome.LEVEL], rows[:, Outcome.UNIT] = 1, number
-        rows[:, Outcome.KNOWN], rows[:, Outcome.ESCALATED] = when, 1
+    def escalated(self, up: Rows) -> None:
+        """Keep escalations of the edge nodes, int64 ``[n, UP]``, for telemetry."""
+        rows = np.zeros((len(up), OUTCOME), np.int64)
+        rows[:, Outcome.LEVEL], rows[:, Outcome.UNIT], rows[:, Outcome.NODE] = 1, up[:, Up.NUMBER], up[:, Up.FLEET_NODE]
+        rows[:, Outcome.KNOWN], rows[:, Outcome.ESCALATED] = up[:, Up.END], 1
         self.out.outcomes.append(rows)
 
     def below(self, rows: Rows, hop: int) -> None:
@@ -145,5 +145,5 @@ def outcomes_1(fed: Rows) -> Rows:
     rows = np.zeros((len(fed), OUTCOME), np.int64)
     rows[:, Outcome.LEVEL], rows[:, Outcome.UNIT], rows[:, Outcome.KNOWN] = 1, fed[:, Fed.DEVICE], fed[:, Fed.KNOWN]
     rows[:, Outcome.IN_TIME] = (fed[:, Fed.ACTION] != 1) | (fed[:, Fed.UPPER] >= 0)
-    rows[:, Outcome.ANSWERED] = 1
+    rows[:, Outcome.ANSWERED], rows[:, Outcome.NODE] = 1, fed[:, Fed.NODE]
     return rows

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from escalade.simulations.fleet.book import Asked, CellOutput
     from escalade.simulations.fleet.compiled import World
-    from escalade.simulations.fleet.protocol import Control
+    from escalade.simulations.fleet.protocol import Control, Lesson
     from escalade.simulations.fleet.result import Stats
     from escalade.simulations.fleet.sink import Scratch
 
@@ -90,6 +90,8 @@ class Cell:
         if control.policies is not None:
             for decider, policy in zip([*self._deciders, self._edge_decider], control.policies, strict=True):
                 decider.use(policy)
+        for lesson in control.lessons:
+            self._teach(lesson)
         book = Book(world, stats, asked, scratch)
         sent = self._endpoints(world, control, t1, book)
         arriving = self._over(world, sent, t1, book, hop=0)
@@ -104,6 +106,17 @@ class Cell:
             book.time_out(rows, t1, edge)
         book.out.pending = self.pending
         return book.out
+
+    def _teach(self, lesson: Lesson) -> None:
+        """Tell the policies of single units what they are due."""
+        decider = [*self._deciders, self._edge_decider][lesson.which]
+        if decider is self._edge_decider:
+            unit = lesson.unit - self.place.first_node
+        else:
+            number = self.devices.number
+            place = np.minimum(np.searchsorted(number, lesson.unit), len(number) - 1)
+            unit = np.where(number[place] == lesson.unit, place, -1)
+        decider.teach(lesson.what, unit, lesson.at_s)
 
     def told(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Return numbers of devices and what telemetry was not told of yet, int32 ``[devices, 3]``; and forget it."""
@@ -292,7 +305,7 @@ class Cell:
         action, propensity = self._decide_1(world, control, rows, which)
         going = action == local.ESCALATE
         if book.asked.outcomes[1]:
-            book.escalated(rows[which[going], Up.NUMBER], rows[which[going], Up.END])
+            book.escalated(rows[which[going]])
         up = np.empty((int(np.count_nonzero(going) + np.count_nonzero(action == local.DEFER)), UP), np.int64)
         chances = propensity.view(np.int64) if book.asked.fed else np.empty(0, np.int64)
         sink = book.sink(len(rows))

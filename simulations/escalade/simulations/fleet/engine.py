@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,7 @@ from escalade.simulations.fleet.fusing import rule_of
 from escalade.simulations.fleet.learning import Mailbox, mean_ms
 from escalade.simulations.fleet.load import unstable
 from escalade.simulations.fleet.policy_setup import Given, policies_of, reads
-from escalade.simulations.fleet.protocol import Backend, Control, Progress
+from escalade.simulations.fleet.protocol import Backend, Control, Lesson, Progress
 from escalade.simulations.fleet.result import Count, Failure, FleetResult, Series, Stats
 from escalade.simulations.fleet.rows import FAR, Ended
 from escalade.simulations.fleet.server import Servers
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from escalade.policies import Policy
+    from escalade.policies import Feedback, Policy, Telemetry
     from escalade.policies.fusion import FusionRule
     from escalade.simulations.fleet.protocol import ShardEnd, ShardOutput
     from escalade.simulations.fleet.scenario import Scenario
@@ -128,7 +129,8 @@ class _Run:
         if any(self._observes):
             steps.append(world.feedback)
         self._windows = Windows.of(world, tuple(steps))
-        self._mail = Mailbox(world)
+        edge = policies[-1]
+        self._mail = Mailbox(world, by_node=edge.sequential and self._retunes[-1])
         self._servers = Servers(world, self._asked)
         self._aggregators = None if rule is None else Aggregators(world, rule)
         self._stats = Stats.empty(world.intervals, len(world.scenario.endpoints))
@@ -161,6 +163,8 @@ class _Run:
                 except PolicyRaisedError as error:
                     result.failure = error.failure
                     break
+            else:
+                control = replace(control, lessons=[])
             if progress is not None:
                 progress(self._progress(now, started))
             if stop is not None and t1 < FAR and stop():
@@ -192,10 +196,9 @@ class _Run:
         world, changed = self._world, False
         control = Control(upstream_ms=self._upstream_ms, server_load=self._servers.loads(t1))
         if any(self._observes) and t1 % world.feedback == 0:
-            for number, feedback in enumerate(self._mail.feedback(t1)):
-                if feedback is not None and self._observes[number]:
-                    self._tell(number, "observe", feedback, t1)
-                    changed = True
+            for number, told in enumerate(self._mail.feedback(t1)):
+                if told is not None and self._observes[number]:
+                    changed |= self._tell(number, "observe", *told, t1, control)
         if t1 % world.interval == 0:
             row = self._stats.series[(t1 - 1) // world.interval] + sum(one.interval for one in outputs)
             if any(self._retunes):
@@ -204,10 +207,9 @@ class _Run:
                     int(row[Series.BUSY_NS_1]) / (edge.count * edge.workers * world.interval),
                     int(row[Series.BUSY_NS_2]) / (server.count * server.workers * world.interval),
                 )
-                for number, telemetry in enumerate(self._mail.telemetry(t1, world.interval, load, self._retunes)):
-                    if telemetry is not None:
-                        self._tell(number, "retune", telemetry, t1)
-                        changed = True
+                for number, heard in enumerate(self._mail.telemetry(t1, world.interval, load, self._retunes)):
+                    if heard is not None:
+                        changed |= self._tell(number, "retune", *heard, t1, control)
             if self._told:
                 self._upstream_ms = (
                     mean_ms(int(row[Series.ABOVE_NS_0]), int(row[Series.ABOVE_0]), self._upstream_ms[0]),
@@ -220,12 +222,19 @@ class _Run:
 
     _upstream_ms: tuple[float, float] = (float("nan"), float("nan"))
 
-    def _tell(self, number: int, call: str, what: object, t1: int) -> None:
+    def _tell(
+        self, number: int, call: str, what: Feedback | Telemetry, unit: NDArray[np.int64], t1: int, control: Control
+    ) -> bool:
+        """Tell a policy, or have every unit's own told; return whether the one that all share has changed."""
+        if self._policies[number].sequential:
+            control.lessons.append(Lesson(number, what, unit, t1 / 1e9))
+            return False
         try:
             getattr(self._policies[number], call)(what)
         except Exception as error:
             tier = "edge_node" if number == len(self._policies) - 1 else self._class(number)
             raise PolicyRaisedError(_told_failure(error, tier, call, what, t1)) from error
+        return True
 
     def _class(self, number: int) -> str:
         return f"endpoints {self._world.scenario.endpoints[number].name!r}"

@@ -6,8 +6,8 @@ live in threads, in processes or on other machines.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,10 +15,31 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from escalade.policies import Policy
+    from escalade.policies import Feedback, Policy, Telemetry
     from escalade.simulations.fleet.book import Asked
     from escalade.simulations.fleet.compiled import World
     from escalade.simulations.fleet.result import Failure, Stats
+
+
+class Lesson(NamedTuple):
+    """What policies are told that every unit has for itself: those with a memory of their decisions.
+
+    Attributes
+    ----------
+    which
+        The class of endpoints; their number for the edge nodes.
+    what
+        To observe, or to retune by.
+    unit
+        int64, for each row of it: whose it is, a device or an edge node of the fleet.
+    at_s
+        Now.
+    """
+
+    which: int
+    what: Feedback | Telemetry
+    unit: NDArray[np.int64]
+    at_s: float
 
 
 @dataclass(slots=True, eq=False)
@@ -34,11 +55,14 @@ class Control:
         What the endpoints and the edge nodes are told of the tier above; nan when unknown.
     server_load
         float64 ``[servers]``: what the edge nodes are told; None where no policy of theirs asks.
+    lessons
+        Due at the beginning of the window.
     """
 
     policies: list[Policy] | None = None
     upstream_ms: tuple[float, float] = (float("nan"), float("nan"))
     server_load: NDArray[np.float64] | None = None
+    lessons: list[Lesson] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)

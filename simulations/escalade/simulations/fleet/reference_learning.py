@@ -10,6 +10,7 @@ import numpy as np
 from escalade.policies import Action, listens
 from escalade.simulations.fleet.book import outcomes_0, outcomes_1
 from escalade.simulations.fleet.compiled import profile_of
+from escalade.simulations.fleet.deciding import part_of
 from escalade.simulations.fleet.learning import Mailbox, mean_ms
 from escalade.simulations.fleet.reference_parts import warm
 from escalade.simulations.fleet.result import Series
@@ -33,7 +34,8 @@ class Minds:
         self._outcomes: list[list[int]] = []
         self._observes = any(listens(one, "observe") for one in policies)
         self._memories: dict[tuple[int, int, int], Policy] = {}
-        self._mail = Mailbox(fleet.world)
+        edge = policies[-1]
+        self._mail = Mailbox(fleet.world, by_node=edge.sequential and listens(edge, "retune"))
 
     def decide(self, one: Request, level: int, which: int, unit: int, batch: Batch, feasible: bool) -> int:
         """Return what a policy does; one that remembers is asked for the unit, and told what is done."""
@@ -50,18 +52,20 @@ class Minds:
 
     def learn(self, one: Request, level: int, action: int, decided: int, upper: int) -> None:
         """Note what came of a decision."""
-        now = self.fleet.now
+        fleet, now = self.fleet, self.fleet.now
         chance = int(np.array([one.chance[level]]).view(np.int64)[0])
         took = now - decided if upper >= 0 else -1
         upper_row = one.row[upper] if upper >= 0 else 0
+        node = fleet.world.nodes(one.cell).start + one.node if level else -1
         self._fed.append(
-            [level, now, one.cell, one.rid, self.fleet.number(one), one.row[level], int(action), chance, decided, upper,
-             upper_row, took]
+            [level, now, one.cell, one.rid, fleet.number(one), one.row[level], int(action), chance, decided, upper,
+             upper_row, took, node]
         )  # fmt: skip
 
     def escalated(self, one: Request, level: int) -> None:
         """Note an escalation for telemetry."""
-        self._outcomes.append([level, self.fleet.number(one), self.fleet.now, 0, 0, 1])
+        node = self.fleet.world.nodes(one.cell).start + one.node
+        self._outcomes.append([level, self.fleet.number(one), self.fleet.now, 0, 0, 1, node])
 
     def control(self) -> None:
         """Do what the engine does between windows."""
@@ -70,9 +74,11 @@ class Minds:
         self._mail.put([fed], [_matrix(self._outcomes, OUTCOME), *self._told(ended, fed)])
         self._fed, self._outcomes = [], []
         if now % world.feedback == 0 and self._observes:
-            for policy, feedback in zip(self.policies, self._mail.feedback(now), strict=True):
-                if feedback is not None and listens(policy, "observe"):
-                    policy.observe(feedback)
+            for which, told in enumerate(self._mail.feedback(now)):
+                if told is not None and listens(self.policies[which], "observe"):
+                    for mine, rows in self._pupils(which, told[1]):
+                        if len(rows):
+                            mine.observe(told[0].take(rows))
         if now % world.interval:
             return
         row = fleet.stats.series[now // world.interval - 1]
@@ -82,16 +88,30 @@ class Minds:
             int(row[Series.BUSY_NS_2]) / (server.count * server.workers * world.interval),
         )
         wanted = [listens(policy, "retune") for policy in self.policies]
-        told = self._mail.telemetry(now, world.interval, load, wanted)
-        for policy, telemetry in zip(self.policies, told, strict=True):
-            if telemetry is not None:
-                policy.retune(telemetry)
+        for which, heard in enumerate(self._mail.telemetry(now, world.interval, load, wanted)):
+            if heard is not None:
+                for mine, rows in self._pupils(which, heard[1]):
+                    mine.retune(part_of(heard[0], rows))
         self.upstream_ms = (
             mean_ms(int(row[Series.ABOVE_NS_0]), int(row[Series.ABOVE_0]), self.upstream_ms[0]),
             mean_ms(int(row[Series.ABOVE_NS_1]), int(row[Series.ABOVE_1]), self.upstream_ms[1]),
         )
         self.loads = tuple([one.load() for one in desks] for desks in fleet.desks)
         self._warm()
+
+    def _pupils(self, which: int, unit: Any) -> list[tuple[Policy, Any]]:
+        """Return who is to be told of which rows: the policy of all, or each unit's own that has decided before."""
+        if not self.policies[which].sequential:
+            return [(self.policies[which], np.arange(len(unit)))]
+        fleet, level = self.fleet, int(which == len(self.policies) - 1)
+        found = []
+        for (at, cell, place), mine in self._memories.items():
+            devices = fleet.people[cell][0]
+            if at == level == 1:
+                found.append((mine, np.flatnonzero(unit == fleet.world.nodes(cell).start + place)))
+            elif at == level == 0 and devices.kind[place] == which:
+                found.append((mine, np.flatnonzero(unit == devices.number[place])))
+        return found
 
     def _warm(self) -> None:
         fleet = self.fleet

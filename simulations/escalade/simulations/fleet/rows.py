@@ -102,6 +102,7 @@ class Outcome(IntEnum):
     IN_TIME = 3
     ANSWERED = 4
     ESCALATED = 5
+    NODE = 6  #: of the fleet, whose policy it is; only of edge nodes
 
 
 OUTCOME = len(Outcome)
@@ -122,6 +123,7 @@ class Fed(IntEnum):
     UPPER = 9  #: tier that answered above; -1 for none
     UPPER_ROW = 10  #: of its score table
     TOOK = 11  #: time that asking took; -1 where it was not answered
+    NODE = 12  #: of the fleet, that decided; -1 for an endpoint
 
 
 FED = len(Fed)

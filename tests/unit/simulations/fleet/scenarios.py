@@ -40,6 +40,8 @@ PLAIN = [
     {"name": "Hysteresis", "policy": {"name": "Threshold", "threshold": 0.7}, "margin": 0.1},
     {"name": "DeadlineAware", "policy": {"name": "Threshold", "threshold": 0.8}, "margin_ms": 5.0},
     {"name": "BackPressure", "policy": {"name": "Threshold", "threshold": 0.9}, "start": 0.0, "least": 0.2},
+    {"name": "Hysteresis", "policy": {"name": "SloController", "threshold": 0.6}, "margin": 0.05},
+    {"name": "Budgeted", "policy": {"name": "HILN", "cost": 0.3}, "share": 0.4},
     {"name": "HILF", "cost": 0.3},
     {"name": "SloController", "threshold": 0.7},
 ]

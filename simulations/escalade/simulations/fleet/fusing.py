@@ -43,7 +43,11 @@ def rule_of(world: World) -> FusionRule:
     try:
         fused = copy.deepcopy(rule).fuse(np.full((1, views, classes), 1 / classes, np.float32))
     except Exception as error:
-        raise ConfigError(f"does not fuse {views} views of {classes} classes: {error}", key=key) from error
+        raise ConfigError(
+            f"does not fuse {views} views of {classes} classes: {error}; name what it was fitted to (`state:`, "
+            "written by `escalade fusion fit`), or take MeanProbability, which needs no fit",
+            key=key,
+        ) from error
     if fused.posterior.shape != (1, classes):
         raise ConfigError(f"answers {fused.posterior.shape[1]} classes, not {classes}", key=key)
     return rule

@@ -52,7 +52,9 @@ def _answers(found: dict[str, Any]) -> str:
         if share[name]
     ]
     if share["lost"]:
-        rows.append(["not at all, no view came", f"{round(share['lost'] * count):,}", html.percent(share["lost"])])
+        rows.append(
+            ["not at all, no view came in time", f"{round(share['lost'] * count):,}", html.percent(share["lost"])]
+        )
     right, last = found["accuracy"], found["accuracy_last"]
     rows += [
         ["answered right", "", html.percent(right)],

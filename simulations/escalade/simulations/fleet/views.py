@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+from zlib import error as zlib_error
 
 import numpy as np
 
@@ -20,6 +22,8 @@ from escalade.simulations.fleet.tables import parametric
 from escalade.tiers.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from escalade.simulations.fleet.book import Book
@@ -93,15 +97,18 @@ class Sights:
         return cls(posterior, truth.astype(np.int64), softmax(noisy(blank, _SEED), 1.0), np.stack(fixed), groups)
 
 
-def _read(file: Any, views: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _read(file: Path, views: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     key = "events.table"
     try:
         with np.load(file, allow_pickle=False) as stored:
-            logits, truth = stored["z_test"], stored["y_test"]
-    except KeyError as error:
-        raise ConfigError(f"{file}: holds no array {error.args[0]}: give z_test and y_test", key=key) from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: cannot be read as .npz: {error}".splitlines()[0], key=key) from error
+            arrays = {name: stored[name] for name in ("z_test", "y_test") if name in stored.files}
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror or error}", key=key) from error
+    except (ValueError, AttributeError, TypeError, EOFError, BadZipFile, zlib_error) as error:
+        raise ConfigError(f"{file}: is no .npz file of arrays; write one with numpy.savez", key=key) from error
+    if len(arrays) < 2:
+        raise ConfigError(f"{file}: needs z_test and y_test, has {', '.join(arrays) or 'neither'}", key=key)
+    logits, truth = arrays["z_test"], arrays["y_test"]
     if logits.ndim != 3 or logits.dtype.kind not in "fiu" or not np.isfinite(logits).all() or 0 in logits.shape:
         raise ConfigError(f"{file}: z_test must be finite logits [views, N, C], got {list(logits.shape)}", key=key)
     if logits.shape[0] != views:

@@ -22,6 +22,7 @@ from escalade.tiers.aggregator.config import AggregatorConfig
 from escalade.tiers.aggregator.event import Event
 from escalade.tiers.aggregator.observation import Observation
 from escalade.tiers.aggregator.window import Changes, Window
+from escalade.tiers.errors import ConfigError
 
 VIEWS, SECOND = 3, 10**9
 DEADLINE_MS, LATE_MS = 40.0, 300.0
@@ -208,6 +209,19 @@ def test_a_table_says_what_its_views_say(tmp_path: Any) -> None:
     assert found["view_accuracy"] == pytest.approx((z.argmax(axis=2) == y).mean(axis=1).tolist(), abs=0.03)
     fused = MeanProbability().fuse(np.stack([np.exp(v) / np.exp(v).sum(axis=1, keepdims=True) for v in z], axis=1))
     assert found["accuracy"] == pytest.approx((fused.posterior.argmax(axis=1) == y).mean(), abs=0.03)
+    for arrays, words in (
+        ({"z_test": z}, "needs z_test and y_test, has z_test"),
+        ({"z_test": z[:1], "y_test": y}, "z_test has 1 views, the scenario 2"),
+        ({"z_test": z, "y_test": y + 1}, "y_test must be in 0 to 4"),
+        ({"z_test": z, "y_test": y[:9]}, "y_test must be 400 whole numbers"),
+        ({"z_test": z * np.nan, "y_test": y}, "z_test must be finite logits"),
+    ):
+        np.savez(tmp_path / "views.npz", **arrays)
+        with pytest.raises(ConfigError, match=words):
+            simulate(scenario, backend="serial")
+    (tmp_path / "views.npz").write_text("hello")
+    with pytest.raises(ConfigError, match=r"events.table: .*views.npz: is no .npz file of arrays"):
+        simulate(scenario, backend="serial")
 
 
 def test_a_rule_that_raises_ends_the_run_with_when_and_why(monkeypatch: pytest.MonkeyPatch) -> None:

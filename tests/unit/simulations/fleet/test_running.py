@@ -235,7 +235,10 @@ SEEN = {"edge_nodes": {"count": 3}}
             SEEN | {"events": {"rate_hz": 1, "views": 3, "rule": {"name": "Stacking"}}},
             "events.rule.state: Stacking fuses by",
         ),
-        (SEEN | {"events": {"rate_hz": 1, "views": 3, "table": "no.npz"}}, "events.table: no.npz: cannot be read"),
+        (
+            SEEN | {"events": {"rate_hz": 1, "views": 3, "table": "no.npz"}},
+            "events.table: no.npz: cannot be read: No such file",
+        ),
         (SEEN | {"events": {"rate_hz": 1, "views": 3, "quorum": 4}}, "a quorum of 4 of 3 views is never met"),
         (
             SEEN | {"events": {"rate_hz": 1, "views": 2, "faults": [{"kind": "dead", "at_s": 5000}]}},

@@ -13,8 +13,8 @@ from escalade.simulations.fleet.draws import Purpose, drawn
 from escalade.simulations.fleet.jit import inline, kernel
 from escalade.simulations.fleet.local import ABSTAIN, ACCEPT, DEFER, ESCALATE, NO_LIMIT, budget
 from escalade.simulations.fleet.result import Count, Reason, Series
-from escalade.simulations.fleet.rows import ANSWERED_0, ANSWERED_1, CORRECTED, OPEN, UNREACHED, Status, Up
-from escalade.simulations.fleet.sink import AT_UP, put_end, put_fed
+from escalade.simulations.fleet.rows import ANSWERED_0, ANSWERED_1, CORRECTED, OPEN, UNREACHED, Fed, Status, Up
+from escalade.simulations.fleet.sink import AT_FED, AT_UP, put_end, put_fed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,6 +56,8 @@ def _fed_1(
         fed, size, 1, known, rows[i, Up.CELL], rows[i, Up.RID], rows[i, Up.NUMBER], rows[i, Up.ROW_1], action,
         rows[i, Up.PROPENSITY_1], decided, upper, upper_row, known - decided if upper >= 0 else -1,
     )  # fmt: skip
+    if fed.shape[0] > 0:
+        fed[size[AT_FED] - 1, Fed.NODE] = rows[i, Up.FLEET_NODE]
 
 
 @inline

@@ -10,9 +10,10 @@ import numpy as np
 from escalade.simulations.fleet import answers, desk
 from escalade.simulations.fleet.order import arriving
 from escalade.simulations.fleet.result import Series
-from escalade.simulations.fleet.rows import CORRECTED, OUTCOME, UP, Ended, Up
+from escalade.simulations.fleet.rows import CORRECTED, OUTCOME, UP, Ended, Outcome, Up
 from escalade.simulations.fleet.sink import AT_ENDED, AT_FED, Scratch, Sink, count_ended
 from escalade.simulations.fleet.telling import tell_ended, tell_fed
+from escalade.simulations.fleet.views import lost_on_the_way
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,6 +32,10 @@ class Asked:
     keep: bool = False
     outcomes: tuple[bool, bool] = (False, False)
     """For policies of endpoints, of edge nodes, that retune."""
+    by_node: bool = False
+    """Whether the edge nodes' retune each for itself."""
+    loads: tuple[bool, bool] = (False, False)
+    """For policies of endpoints, of edge nodes, that read `upstream_load`."""
     fed: bool = False
 
 
@@ -44,6 +49,7 @@ class CellOutput:
     ended: list[Rows] = field(default_factory=list)
     outcomes: list[Rows] = field(default_factory=list)
     fed: list[Rows] = field(default_factory=list)
+    seen: list[Rows] = field(default_factory=list)
 
 
 class Book:
@@ -98,8 +104,17 @@ class Book:
             ends = np.searchsorted(t, np.arange(first + 1, last + 2) * interval)
             self.stats.series[first : last + 1, Series.ARRIVED] += np.diff(ends, prepend=0)
 
+    def escalated(self, up: Rows) -> None:
+        """Keep escalations of the edge nodes, int64 ``[n, UP]``, for telemetry of each."""
+        rows = np.zeros((len(up), OUTCOME), np.int64)
+        rows[:, Outcome.LEVEL], rows[:, Outcome.UNIT], rows[:, Outcome.NODE] = 1, up[:, Up.NUMBER], up[:, Up.FLEET_NODE]
+        rows[:, Outcome.KNOWN], rows[:, Outcome.ESCALATED] = up[:, Up.END], 1
+        self.out.outcomes.append(rows)
+
     def below(self, rows: Rows, hop: int) -> None:
         """Let the sending tier answer what did not get over a hop."""
+        if hop == 1 and self._world.sights is not None:
+            self.out.seen.append(lost_on_the_way(rows))
         sink = self.sink(len(rows))
         answers.below(self._world, sink, rows, hop)
         self.close(sink)

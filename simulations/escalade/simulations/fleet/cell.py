@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from escalade.simulations.fleet import answers, battery, desk, local, picking, travel
+from escalade.simulations.fleet import answers, batches, battery, desk, local, picking, travel, views
 from escalade.simulations.fleet.book import Book
-from escalade.simulations.fleet.columns import LazyBatch, repeated, uniforms
+from escalade.simulations.fleet.columns import uniforms
 from escalade.simulations.fleet.compiled import profile_of
 from escalade.simulations.fleet.deciding import Decider
 from escalade.simulations.fleet.draws import Purpose
 from escalade.simulations.fleet.intervals import from_config
+from escalade.simulations.fleet.loads import Occupancy
 from escalade.simulations.fleet.order import by_sending
 from escalade.simulations.fleet.population import links_of, population
 from escalade.simulations.fleet.protocol import Told
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from escalade.simulations.fleet.book import Asked, CellOutput
     from escalade.simulations.fleet.compiled import World
-    from escalade.simulations.fleet.protocol import Control
+    from escalade.simulations.fleet.protocol import Control, Lesson
     from escalade.simulations.fleet.result import Stats
     from escalade.simulations.fleet.sink import Scratch
 
@@ -66,7 +67,8 @@ class Cell:
             places_from,
             np.diff(world.class_first),
         )
-        self._edge_counts = np.zeros((firsts[-1] if asked.outcomes[1] else 0, 3), np.int32)
+        by_device = asked.outcomes[1] and not asked.by_node
+        self._edge_counts = np.zeros((firsts[-1] if by_device else 0, 3), np.int32)
         self._deciders = [Decider(f"endpoints {one.name!r}", number) for one in world.scenario.endpoints]
         self._edge_decider = Decider("edge_node", number)
         self._access = links_of(world, number, 0)
@@ -87,6 +89,9 @@ class Cell:
         self._to_edge = np.empty((0, UP), np.int64)
         """On the air, waiting for a worker, or inferred after the window."""
         self._on_uplink = np.empty((0, UP), np.int64)
+        self._views = None if world.sights is None else views.Views(world, number)
+        self._occupancy = Occupancy(world.edge, len(nodes), 1) if asked.loads[0] else None
+        self._loads = np.zeros(len(nodes))
 
     @property
     def pending(self) -> int:
@@ -100,6 +105,8 @@ class Cell:
         if control.policies is not None:
             for decider, policy in zip([*self._deciders, self._edge_decider], control.policies, strict=True):
                 decider.use(policy)
+        for lesson in control.lessons:
+            self._teach(lesson)
         book = Book(world, stats, asked, scratch, self._counts, t1)
         sent, carried = self._endpoints(world, control, t1, book)
         arriving = self._over(world, sent[carried:], t1, book, hop=0)
@@ -108,7 +115,8 @@ class Cell:
         elif len(self._to_edge):
             arriving = np.concatenate([self._to_edge, arriving])
         rising = self._edge(world, control, arriving, t1, book)
-        book.out.up = self._over(world, rising, t1, book, hop=1)
+        risen = self._over(world, rising, t1, book, hop=1)
+        book.out.up = risen if self._views is None else views.taken_out(risen, book)
         for rows, edge in ((self._on_access, False), (self._to_edge, False), (self._on_uplink, True)):
             book.time_out(rows, t1, edge)
         book.out.pending = self.pending
@@ -130,9 +138,24 @@ class Cell:
                 found.append(Told(level, first, taken(counts[low:high])))
         return found
 
-    def control(self, world: World) -> None:
-        """Do what happens at the end of a control interval: thermal states move on."""
+    def _teach(self, lesson: Lesson) -> None:
+        """Tell the policies of single units what they are due."""
+        decider = [*self._deciders, self._edge_decider][lesson.which]
+        if not decider.memories:
+            return
+        if decider is self._edge_decider:
+            unit = lesson.unit - self.place.first_node
+        else:
+            number = self.devices.number
+            place = np.minimum(np.searchsorted(number, lesson.unit), len(number) - 1)
+            unit = np.where(number[place] == lesson.unit, place, -1)
+        decider.teach(lesson.what, unit, lesson.at_s)
+
+    def control(self, world: World, now: int) -> None:
+        """Do what happens at the end of a control interval, `now` ns: thermal states move on, loads are told."""
         devices = self.devices
+        if self._occupancy is not None and now < world.duration:
+            self._loads = self._occupancy.loads(self._to_edge[:, Up.NODE], self._to_edge, now)
         if not len(devices.busy):
             return
         for kind, one in enumerate(world.scenario.endpoints):
@@ -229,35 +252,14 @@ class Cell:
     def _decide_kind(
         self, world: World, control: Control, rows: Rows, kind: int
     ) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
-        table, n = world.tables[0], rows.shape[1]
-        deadline = int(world.kinds.deadline[kind])
-        if not n:
+        if not rows.shape[1]:
             return np.empty(0, np.int8), np.empty(0)
-
-        def remaining() -> NDArray[np.float64]:
-            if deadline >= FAR:
-                return repeated(float("inf"), n)
-            left: NDArray[np.float64] = (rows[Local.T] + deadline - rows[Local.END]) / 1e6
-            return left
-
-        batch = LazyBatch(
-            n,
-            {
-                "score": lambda: table.score[rows[Local.ROW]],
-                "posterior": lambda: table.posterior[rows[Local.ROW]],
-                "time_s": lambda: rows[Local.END] / 1e9,
-                "uniform": lambda: uniforms(self.place.keys[Purpose.UNIFORM_0], rows[Local.RID]),
-                "remaining_ms": remaining,
-                "bytes_up": lambda: repeated(int(world.kinds.size[kind]), n, whole=True),
-                "upstream_ms": lambda: repeated(control.upstream_ms[0], n),
-                "device": lambda: self.devices.number[rows[Local.DEVICE]],
-                "upstream_load": lambda: repeated(0.0, n),
-            },
-        )
+        loads = None if self._occupancy is None else self._loads
+        batch = batches.of_endpoints(world, self.place, self.devices, kind, rows, control.upstream_ms[0], loads)
         decider = self._deciders[kind]
         if not decider.remembers:
             return decider.decide(batch)
-        late = rows[Local.T] + min(deadline, FAR >> 1) <= rows[Local.END]
+        late = rows[Local.T] + min(int(world.kinds.deadline[kind]), FAR >> 1) <= rows[Local.END]
         return decider.decide_in_order(batch, rows[Local.DEVICE], rows[Local.END], rows[Local.RID], late)
 
     def _over(self, world: World, rows: Rows, t1: int, book: Book, *, hop: int) -> Rows:
@@ -286,13 +288,19 @@ class Cell:
         return rows
 
     def _edge(self, world: World, control: Control, rows: Rows, t1: int, book: Book) -> Rows:
+        if self._views is not None:
+            rows = np.concatenate([rows, self._views.arriving(world, t1, book)])
         book.serve(world.edge, self._nodes, rows, self._itself, 1, t1)
         which = np.empty(len(rows), np.intp)
         n, turned_away = picking.inferred(rows, t1, which)
-        which = which[:n]
+        which, seen = which[:n], None
+        if self._views is not None:
+            which, seen = self._views.sent(rows, which, world.interval, book)
         action, propensity = self._decide_1(world, control, rows, which)
         if len(self._edge_counts):
             tell_escalated(self._edge_counts, rows, which, action)
+        elif book.asked.by_node:
+            book.escalated(rows[which[action == local.ESCALATE]])
         going = int(np.count_nonzero((action == local.ESCALATE) | (action == local.DEFER)))
         up = np.empty((going, UP), np.int64)
         chances = propensity.view(np.int64) if book.asked.fed else np.empty(0, np.int64)
@@ -300,6 +308,7 @@ class Cell:
         if turned_away:
             away = rows[(rows[:, Up.END] >= 0) & (rows[:, Up.STATUS] != Status.DONE)]
             answers.turned_away(world, sink, away)
+            self._count_out(away, t1, book)
         answers.settle_edge(
             world.edge,
             world.access.latency_down,
@@ -316,33 +325,22 @@ class Cell:
         )
         book.close(sink)
         self._to_edge = picking.under_way(rows, len(rows) - n - turned_away, t1)
-        return up[: sink.size[AT_UP]]
+        up = up[: sink.size[AT_UP]]
+        return up if seen is None else np.concatenate([up, seen])
+
+    def _count_out(self, away: Rows, t1: int, book: Book) -> None:
+        """Note what the nodes turned away where views or loads depend on it."""
+        if self._views is not None:
+            book.out.seen.append(views.lost(away[views.is_view(away)]))
+        if self._occupancy is not None:
+            self._occupancy.leave(away[:, Up.NODE], away, t1)
 
     def _decide_1(
         self, world: World, control: Control, rows: Rows, which: NDArray[np.intp]
     ) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
-        table, n = world.tables[1], len(which)
-        if not n:
+        if not len(which):
             return np.empty(0, np.int8), np.empty(0)
-
-        def remaining() -> NDArray[np.float64]:
-            limit = rows[which, Up.LIMIT_0]
-            return np.where(limit >= FAR, np.inf, (limit - rows[which, Up.END]) / 1e6)
-
-        batch = LazyBatch(
-            n,
-            {
-                "score": lambda: table.score[rows[which, Up.ROW_1]],
-                "posterior": lambda: table.posterior[rows[which, Up.ROW_1]],
-                "time_s": lambda: rows[which, Up.END] / 1e9,
-                "uniform": lambda: uniforms(self.place.keys[Purpose.UNIFORM_1], rows[which, Up.RID]),
-                "remaining_ms": remaining,
-                "bytes_up": lambda: repeated(world.edge.size, n, whole=True),
-                "upstream_ms": lambda: repeated(control.upstream_ms[1], n),
-                "device": lambda: rows[which, Up.NUMBER],
-                "upstream_load": lambda: repeated(0.0, n),
-            },
-        )
+        batch = batches.of_edge_nodes(world, self.place, rows, which, control.upstream_ms[1], control.server_load)
         if not self._edge_decider.remembers:
             return self._edge_decider.decide(batch)
         limit, end, at = rows[which, Up.LIMIT_0], rows[which, Up.END], rows[which, Up.AT]

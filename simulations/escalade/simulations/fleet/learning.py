@@ -25,16 +25,26 @@ if TYPE_CHECKING:
 
 
 class Mailbox:
-    """Keeps what came of decisions until it is known and due."""
+    """Keeps what came of decisions until it is known and due.
 
-    def __init__(self, world: World, retunes: tuple[bool, bool] = (True, True)) -> None:
-        self._world = world
+    Parameters
+    ----------
+    retunes
+        Whether the policies of endpoints, of edge nodes, retune.
+    by_node
+        Whether every edge node's policy is to have telemetry of its own.
+    """
+
+    def __init__(self, world: World, retunes: tuple[bool, bool] = (True, True), *, by_node: bool = False) -> None:
+        self._world, self._by_node = world, by_node
         devices = int(world.class_first[-1])
         self.counts = (
             np.zeros((devices if retunes[0] else 0, 3), np.int32),
-            np.zeros((devices if retunes[1] else 0, 3), np.int32),
+            np.zeros((devices if retunes[1] and not by_node else 0, 3), np.int32),
         )
         """By level, of the interval: answers, those in time, escalations, ``[devices, 3]``."""
+        self._of_nodes: list[Rows] = []
+        """Of the interval, int64 ``[n, OUTCOME]``; only with `by_node`."""
         self._fed = np.empty((0, FED), np.int64)
         self._later = np.empty((0, OUTCOME), np.int64)
         """Outcomes of intervals to come."""
@@ -58,13 +68,17 @@ class Mailbox:
     def _add(self, rows: Rows) -> None:
         for level in (0, 1):
             mine = rows[rows[:, Outcome.LEVEL] == level]
+            if level == 1 and self._by_node:
+                self._of_nodes.append(mine)
+                continue
             for place, column in enumerate((Outcome.ANSWERED, Outcome.IN_TIME, Outcome.ESCALATED)):
                 np.add.at(self.counts[level][:, place], mine[:, Outcome.UNIT], mine[:, column])
 
-    def feedback(self, now: int) -> list[Feedback | None]:
+    def feedback(self, now: int) -> list[tuple[Feedback, Rows] | None]:
         """Return what is known before `now` ns, for each class of endpoints and for the edge nodes; None for nothing.
 
-        Rows are in order of the time they became known, then of cell and number.
+        Rows are in order of the time they became known, then of cell and number. With it the fleet's number of the
+        device, or edge node, that decided each.
         """
         known = self._fed[:, Fed.KNOWN] < now
         due, self._fed = self._fed[known], self._fed[~known]
@@ -75,7 +89,7 @@ class Mailbox:
         groups = [~edge & (kind == number) for number in range(classes)]
         return [self._made(due[mine], 0) for mine in groups] + [self._made(due[edge], 1)]
 
-    def _made(self, rows: Rows, level: int) -> Feedback | None:
+    def _made(self, rows: Rows, level: int) -> tuple[Feedback, Rows] | None:
         if not len(rows):
             return None
         world = self._world
@@ -87,7 +101,7 @@ class Mailbox:
         audited = np.zeros(len(rows), np.bool_)
         if world.scenario.control.audit_share > 0:
             _audit(world.keys, rows[:, Fed.CELL], rows[:, Fed.RID], world.scenario.control.audit_share, audited)
-        return Feedback.of(
+        feedback = Feedback.of(
             table.score[row],
             local=table.label[row],
             action=rows[:, Fed.ACTION].astype(np.int8),
@@ -100,14 +114,16 @@ class Mailbox:
             upstream_ms=np.where(rows[:, Fed.TOOK] >= 0, rows[:, Fed.TOOK] / 1e6, np.nan),
             device=rows[:, Fed.DEVICE],
         )
+        return feedback, rows[:, Fed.NODE if level else Fed.DEVICE]
 
     def telemetry(
         self, now: int, interval: int, load: tuple[float, float], wanted: list[bool]
-    ) -> Iterator[Telemetry | None]:
+    ) -> Iterator[tuple[Telemetry, Rows] | None]:
         """Yield how the devices fared up to `now` ns: for each class's policy, and as the edge nodes' policy sees it.
 
-        None where it is not `wanted`. `load` is the busy share of edge nodes and of servers in the interval. The next
-        interval is counted from the end of the iteration on.
+        None where it is not `wanted`. `load` is the busy share of edge nodes and of servers in the interval. With it
+        whose each row is: the device itself, or the edge node with `by_node`, whose rows are then of those devices
+        that it had to do with. The next interval is counted from the end of the iteration on.
         """
         firsts = self._world.class_first.tolist()
         groups = [(0, low, high) for low, high in itertools.pairwise(firsts)] + [(1, 0, firsts[-1])]
@@ -115,18 +131,32 @@ class Mailbox:
             if not want:
                 yield None
                 continue
-            device = np.arange(low, high, dtype=np.int64)
-            kind = np.repeat(np.arange(len(firsts) - 1), np.diff(firsts))[low:high]
-            answered, in_time, escalated = columns(self.counts[level][low:high])
-            yield Telemetry(
+            if level == 1 and self._by_node:
+                device, unit, (answered, in_time, escalated) = self._seen_by_nodes()
+                kind = np.searchsorted(self._world.class_first, device, side="right") - 1
+            else:
+                unit = device = np.arange(low, high, dtype=np.int64)
+                kind = np.repeat(np.arange(len(firsts) - 1), np.diff(firsts))[low:high]
+                answered, in_time, escalated = columns(self.counts[level][low:high])
+            told = Telemetry(
                 now / 1e9, interval / 1e9, device, kind, answered, in_time, escalated, upstream_load=load[level]
             )
+            yield told, unit
         for counts in self.counts:
             counts[:] = 0
-        self._edge = now + interval
+        self._of_nodes, self._edge = [], now + interval
         due = self._later[:, Outcome.KNOWN] < self._edge
         rows, self._later = self._later[due], self._later[~due]
         self._add(rows)
+
+    def _seen_by_nodes(self) -> tuple[Rows, Rows, Rows]:
+        """Return devices, the nodes that had to do with them, int64 ``[n]``, and the counts, int64 ``[3, n]``."""
+        rows = np.concatenate([np.empty((0, OUTCOME), np.int64), *self._of_nodes])
+        pairs, which = np.unique(rows[:, [Outcome.NODE, Outcome.UNIT]], axis=0, return_inverse=True)
+        counts = np.zeros((3, len(pairs)), np.int64)
+        for place, column in enumerate((Outcome.ANSWERED, Outcome.IN_TIME, Outcome.ESCALATED)):
+            np.add.at(counts[place], which, rows[:, column])
+        return pairs[:, 1], pairs[:, 0], counts
 
 
 @kernel

@@ -6,7 +6,7 @@ live in threads, in processes or on other machines.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from escalade.policies import Policy
+    from escalade.policies import Feedback, Policy, Telemetry
     from escalade.simulations.fleet.book import Asked
     from escalade.simulations.fleet.compiled import World
     from escalade.simulations.fleet.result import Failure, Stats
@@ -30,6 +30,27 @@ class Told(NamedTuple):
     """``[devices, 3]``: answers, those in time, escalations."""
 
 
+class Lesson(NamedTuple):
+    """What policies are told that every unit has for itself: those with a memory of their decisions.
+
+    Attributes
+    ----------
+    which
+        The class of endpoints; their number for the edge nodes.
+    what
+        To observe, or to retune by.
+    unit
+        int64, for each row of it: whose it is, a device or an edge node of the fleet.
+    at_s
+        Now.
+    """
+
+    which: int
+    what: Feedback | Telemetry
+    unit: NDArray[np.int64]
+    at_s: float
+
+
 @dataclass(slots=True, eq=False)
 class Control:
     """What is in force from the beginning of a window on.
@@ -41,10 +62,16 @@ class Control:
         window. `decide` is pure, so threads share them; a process gets a pickled copy.
     upstream_ms
         What the endpoints and the edge nodes are told of the tier above; nan when unknown.
+    server_load
+        float64 ``[servers]``: what the edge nodes are told; None where no policy of theirs asks.
+    lessons
+        Due at the beginning of the window.
     """
 
     policies: list[Policy] | None = None
     upstream_ms: tuple[float, float] = (float("nan"), float("nan"))
+    server_load: NDArray[np.float64] | None = None
+    lessons: list[Lesson] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -70,6 +97,8 @@ class ShardOutput:
         int64 ``[SERIES]``: the row of the time series of the control interval that the window ended, or is in.
     told
         At the end of a control interval and for policies that retune; `outcomes` has the rest, known later.
+    seen
+        int64 ``[n, SEEN]``: views of fused events that arrive at the server, or never will; see `rows.Seen`.
     failure
         A policy raised; the window's state is then not whole, and the run ends.
     """
@@ -82,6 +111,7 @@ class ShardOutput:
     pending: int
     interval: NDArray[np.int64]
     told: list[Told]
+    seen: NDArray[np.int64]
     failure: Failure | None = None
 
 

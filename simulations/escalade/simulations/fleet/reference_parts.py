@@ -14,6 +14,7 @@ from escalade.policies import Action
 from escalade.simulations.fleet.columns import uniforms
 from escalade.simulations.fleet.draws import Purpose, drawn, uniform
 from escalade.simulations.fleet.intervals import from_config
+from escalade.simulations.fleet.loads import Gauge
 from escalade.simulations.fleet.result import Count, Reason, Series
 from escalade.simulations.fleet.rows import FAR, OUTCOME, Ended, Fed, Outcome, State
 from escalade.simulations.fleet.sources import source_of
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
     from escalade.simulations.fleet.local import Devices
     from escalade.simulations.fleet.reference import EventFleet
 
-CONTROL, FREE, INFERRED_0, ARRIVAL_1, BATCH_1, INFERRED_1, ARRIVAL_2, BATCH_2, ANSWER, LIMIT_1, LIMIT_0 = range(11)
+(
+    CONTROL, FREE, INFERRED_0, ARRIVAL_1, BATCH_1, INFERRED_1, DUE, FINAL, ARRIVAL_2, BATCH_2, ANSWER, LIMIT_1, LIMIT_0,
+) = range(13)  # fmt: skip
+AT_NODE = ARRIVAL_1
 
 
 class Request:
@@ -116,9 +120,9 @@ class EventLink:
         if retries > wire.max_retries:
             fleet.stats.count[Count.LOST_0 + hop] += 1
             return  # whoever waits does so until its limit
-        desk = fleet.desk_of(one, hop + 1)
+        arrive = fleet.taker_of(one, hop + 1)
         arrival = (ARRIVAL_1, ARRIVAL_2)[hop]
-        fleet.at(when + delay + retries * wire.retry, arrival, one.cell, one.rid, lambda: desk.arrive(one))
+        fleet.at(when + delay + retries * wire.retry, arrival, one.cell, one.rid, arrive)
 
 
 class EventDesk:
@@ -130,6 +134,8 @@ class EventDesk:
         self.down, self.place = periods_of(down, unit), place
         self.idle = self.desk.workers
         self.queue: deque[Request] = deque()
+        self.inside: set[Request] = set()
+        """Those that wait or are served."""
         self.batches = self.desk.max_batch > 1
 
     def arrive(self, one: Request) -> None:
@@ -141,10 +147,12 @@ class EventDesk:
         if up_from(self.down, fleet.now) != fleet.now:
             self._refuse(one, Reason.UNAVAILABLE)
         elif not self.batches and self.idle:
+            self.inside.add(one)
             self._begin([one])
         elif self.desk.max_queue and len(self.queue) >= self.desk.max_queue:
             self._refuse(one, Reason.REFUSED)
         else:
+            self.inside.add(one)
             self.queue.append(one)
             if self.batches and self.idle:
                 self._later()
@@ -161,6 +169,8 @@ class EventDesk:
                 one = self.queue.popleft()
                 if not one.at < one.limit[self.level - 1] <= now:  # else it is late, and nobody waits for it
                     batch.append(one)
+                else:
+                    self.inside.remove(one)
             if batch:
                 self._begin(batch)
 
@@ -184,10 +194,17 @@ class EventDesk:
             done = fleet.inferred_1 if level == 1 else fleet.inferred_2
             kind = INFERRED_1 if level == 1 else ANSWER
             fleet.at(now + service, kind, one.cell, one.rid, partial(done, one))
-        fleet.at(now + service, FREE, self.place, first.rid, self._freed)
+        fleet.at(now + service, FREE, self.place, first.rid, partial(self._freed, batch))
 
-    def _freed(self) -> None:
+    def load(self) -> float:
+        """Return how full it is, as its answers would say."""
+        limits = [(one.at, one.limit[self.level - 1]) for one in self.inside]
+        given = [limit - at for at, limit in limits if at < limit < FAR]
+        return Gauge(self.desk).load(len(self.inside), len(self.queue), sum(given), len(given))
+
+    def _freed(self, batch: list[Request]) -> None:
         self.idle += 1
+        self.inside.difference_update(batch)
         if self.batches:
             if self.queue:
                 self._later()
@@ -266,7 +283,7 @@ def outcomes_1(fed: NDArray[np.int64]) -> NDArray[np.int64]:
     rows = np.zeros((len(fed), OUTCOME), np.int64)
     rows[:, Outcome.LEVEL], rows[:, Outcome.UNIT], rows[:, Outcome.KNOWN] = 1, fed[:, Fed.DEVICE], fed[:, Fed.KNOWN]
     rows[:, Outcome.IN_TIME] = (fed[:, Fed.ACTION] != 1) | (fed[:, Fed.UPPER] >= 0)
-    rows[:, Outcome.ANSWERED] = 1
+    rows[:, Outcome.ANSWERED], rows[:, Outcome.NODE] = 1, fed[:, Fed.NODE]
     return rows
 
 

@@ -122,6 +122,7 @@ class Outcome(IntEnum):
     IN_TIME = 3
     ANSWERED = 4
     ESCALATED = 5
+    NODE = 6  #: of the fleet, whose policy it is; only of edge nodes
 
 
 OUTCOME = len(Outcome)
@@ -142,6 +143,21 @@ class Fed(IntEnum):
     UPPER = 9  #: tier that answered above; -1 for none
     UPPER_ROW = 10  #: of its score table
     TOOK = 11  #: time that asking took; -1 where it was not answered
+    NODE = 12  #: of the fleet, that decided; -1 for an endpoint
 
 
 FED = len(Fed)
+
+
+class Seen(IntEnum):
+    """One view of a fused event on its way to the aggregator: int64 ``[n, SEEN]``, a row each."""
+
+    CELL = 0
+    EVENT = 1  #: number in its cell
+    VIEW = 2  #: place of the node in its group
+    GROUP = 3  #: number in the fleet of the group's first node
+    T = 4  #: of the event
+    AT = 5  #: arrival at the aggregator; `FAR` for one that never comes
+
+
+SEEN = len(Seen)

@@ -11,6 +11,7 @@ from escalade.simulations.fleet.book import Book
 from escalade.simulations.fleet.columns import uniforms
 from escalade.simulations.fleet.draws import Purpose
 from escalade.simulations.fleet.intervals import from_config
+from escalade.simulations.fleet.loads import Occupancy
 from escalade.simulations.fleet.rows import FAR, UP, Up
 from escalade.simulations.fleet.sink import Scratch
 from escalade.simulations.fleet.telling import Counts
@@ -37,7 +38,7 @@ class Servers:
     They count in `Mailbox.counts` what telemetry is to be told of.
     """
 
-    def __init__(self, world: World, told_of: tuple[NDArray[np.int32], NDArray[np.int32]]) -> None:
+    def __init__(self, world: World, told_of: tuple[NDArray[np.int32], NDArray[np.int32]], asked: Asked) -> None:
         self._world, self._scratch = world, Scratch()
         self._counts = Counts(*told_of, np.zeros(len(world.scenario.endpoints), np.int64), world.class_first)
         count, nodes = world.scenario.edge_servers.count, world.scenario.edge_nodes.count
@@ -50,11 +51,20 @@ class Servers:
         )
         self._unit_of = np.arange(nodes, dtype=np.int64) * count // nodes
         self._pool = np.empty((0, UP), np.int64)
+        self._occupancy = Occupancy(world.server, count, 2) if asked.loads[1] else None
+        self._loads = np.zeros(count) if asked.loads[1] else None
 
     @property
     def pending(self) -> int:
         """Requests on their way to a server or in it."""
         return len(self._pool)
+
+    def loads(self, t1: int) -> NDArray[np.float64] | None:
+        """Return each server's load at the end of the last control interval; `t1` is now. None if nobody asks."""
+        if self._occupancy is not None and t1 % self._world.interval == 0:
+            unit = self._unit_of[self._pool[:, Up.FLEET_NODE]]
+            self._loads = self._occupancy.loads(unit, self._pool, t1)
+        return self._loads
 
     def advance(self, up: Sequence[Rows], t1: int, stats: Stats, asked: Asked) -> CellOutput:
         """Serve what arrives before `t1` and bring the answers home."""
@@ -74,6 +84,8 @@ class Servers:
             answers.settle_server(world, sink, stats.series, rows, part)
             book.close(sink)
         self._pool = picking.under_way(rows, len(rows) - len(done), FAR)
+        if self._occupancy is not None:
+            self._occupancy.leave(self._unit_of[rows[done, Up.FLEET_NODE]], rows[done], t1)
         book.time_out(self._pool, t1, True)
         book.out.pending = self.pending
         return book.out

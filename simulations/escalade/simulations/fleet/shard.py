@@ -11,7 +11,7 @@ from escalade.simulations.fleet.cell import Cell
 from escalade.simulations.fleet.deciding import PolicyRaisedError
 from escalade.simulations.fleet.protocol import Control, ShardEnd, ShardOutput, Told
 from escalade.simulations.fleet.result import Count, Stats
-from escalade.simulations.fleet.rows import ENDED, FED, OUTCOME
+from escalade.simulations.fleet.rows import ENDED, FED, OUTCOME, SEEN
 from escalade.simulations.fleet.sink import Scratch
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Shard:
                 failure = error.failure
                 break
             if t1 % self._world.interval == 0:
-                cell.control(self._world)
+                cell.control(self._world, t1)
                 told += cell.told()
         for one in outputs:
             self._ended += one.ended
@@ -59,6 +59,7 @@ class Shard:
             sum(one.pending for one in outputs),
             self._stats.series[min((t1 - 1) // self._world.interval, self._world.intervals)].copy(),
             told,
+            stacked([rows for one in outputs for rows in one.seen], SEEN),
             failure,
         )
 

@@ -112,6 +112,7 @@ def put_fed(
         fed[place, Fed.UPPER] = upper
         fed[place, Fed.UPPER_ROW] = upper_row
         fed[place, Fed.TOOK] = took
+        fed[place, Fed.NODE] = -1
         size[AT_FED] = place + 1
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Counts(NamedTuple):
     """What a cell, or the servers, counted in this control interval and telemetry was not told of.
 
-    Whole numbers ``[devices, 3]``: answers, those in time, escalations; no rows for policies that do not retune.
+    Whole numbers ``[devices, 3]``: answers, those in time, escalations; no rows for policies that do not retune, and
+    where every edge node's policy retunes for itself.
     """
 
     endpoints: NDArray[Any]
@@ -82,6 +83,7 @@ def _tell_ended(counts: Any, first: Any, ended: Any, slo: Any, edge: Any, later:
             counts[number - first[kind], 1] += in_time
         else:
             later[n, Outcome.LEVEL] = 0
+            later[n, Outcome.NODE] = -1
             later[n, Outcome.UNIT] = number
             later[n, Outcome.KNOWN] = at
             later[n, Outcome.IN_TIME] = in_time
@@ -94,7 +96,7 @@ def _tell_ended(counts: Any, first: Any, ended: Any, slo: Any, edge: Any, later:
 def tell_fed(counts: Counts, fed: Rows, slo: NDArray[np.int64], edge: int, later: Rows) -> int:
     """Count answers as the edge nodes' telemetry does: in time if the tier that was wanted gave them.
 
-    As `tell_ended`.
+    As `tell_ended`; where nothing is counted by device all are put into `later`, with their node.
     """
     n: int = _tell_fed(counts.edge, counts.first, counts.class_first, fed, edge, later)
     return n
@@ -108,7 +110,7 @@ def _tell_fed(counts: Any, first: Any, class_first: Any, fed: Any, edge: Any, la
             continue
         number, known = fed[i, Fed.DEVICE], fed[i, Fed.KNOWN]
         in_time = 1 if fed[i, Fed.ACTION] != ESCALATE or fed[i, Fed.UPPER] >= 0 else 0
-        if known < edge:
+        if known < edge and counts.shape[0] > 0:
             while number < class_first[kind]:
                 kind -= 1
             while number >= class_first[kind + 1]:
@@ -117,6 +119,7 @@ def _tell_fed(counts: Any, first: Any, class_first: Any, fed: Any, edge: Any, la
             counts[number - first[kind], 1] += in_time
         else:
             later[n, Outcome.LEVEL] = 1
+            later[n, Outcome.NODE] = fed[i, Fed.NODE]
             later[n, Outcome.UNIT] = number
             later[n, Outcome.KNOWN] = known
             later[n, Outcome.IN_TIME] = in_time

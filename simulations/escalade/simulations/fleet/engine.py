@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from escalade.policies import listens
-from escalade.simulations.fleet.aggregators import Aggregators
 from escalade.simulations.fleet.backends import SerialBackend, ThreadBackend
 from escalade.simulations.fleet.book import Asked
 from escalade.simulations.fleet.compiled import World, profile_of
 from escalade.simulations.fleet.deciding import PolicyRaisedError, failure_of
-from escalade.simulations.fleet.fusing import rule_of
 from escalade.simulations.fleet.learning import Mailbox, mean_ms
 from escalade.simulations.fleet.load import unstable
 from escalade.simulations.fleet.policy_setup import Given, policies_of, reads
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from escalade.policies import Feedback, Policy, Telemetry
-    from escalade.policies.fusion import FusionRule
+    from escalade.simulations.fleet.aggregators import Aggregators
     from escalade.simulations.fleet.protocol import ShardEnd, ShardOutput
     from escalade.simulations.fleet.scenario import Scenario
 
@@ -90,8 +88,8 @@ def simulate(
         `FleetResult.failure`.
     """
     world = World.of(scenario, seed)
-    rule = None if world.sights is None else rule_of(world)
-    run = _Run(world, policies_of(world, policy), rule, _backend(backend, workers), keep_requests)
+    fused = _aggregators(world)
+    run = _Run(world, policies_of(world, policy), fused, _backend(backend, workers), keep_requests)
     try:
         return run.go(progress, stop)
     finally:
@@ -101,8 +99,7 @@ def simulate(
 def check(scenario: Scenario, policy: Given = None) -> list[str]:
     """Return warnings about a scenario without running it; raises ConfigError as `simulate` does."""
     world = World.of(scenario)
-    if world.sights is not None:
-        rule_of(world)
+    _aggregators(world)
     return unstable(world, policies_of(world, policy))
 
 
@@ -110,7 +107,7 @@ class _Run:
     """One run: windows, servers, policies."""
 
     def __init__(
-        self, world: World, policies: list[Policy], rule: FusionRule | None, backend: Backend, keep: bool
+        self, world: World, policies: list[Policy], fused: Aggregators | None, backend: Backend, keep: bool
     ) -> None:
         self._world, self._policies, self.backend = world, policies, backend
         levels = [int(place == len(policies) - 1) for place in range(len(policies))]
@@ -135,7 +132,7 @@ class _Run:
         self._windows = Windows.of(world, tuple(steps))
         self._mail = Mailbox(world, self._asked.outcomes, by_node=self._asked.by_node)
         self._servers = Servers(world, self._mail.counts, self._asked)
-        self._aggregators = None if rule is None else Aggregators(world, rule)
+        self._aggregators = fused
         self._stats = Stats.empty(world.intervals, len(world.scenario.endpoints))
         self._ended: list[NDArray[np.int64]] = []
         self._requests, self._answered, self._pending = 0, [0, 0], 0
@@ -274,6 +271,16 @@ class _Run:
             if (np.diff(device) < 0).any():  # several classes
                 order = np.argsort(device)
                 result.devices = {name: column[order] for name, column in result.devices.items()}
+
+
+def _aggregators(world: World) -> Aggregators | None:
+    """Return what answers fused events, if there are any; raises ConfigError if their rule cannot be used."""
+    if world.sights is None:
+        return None
+    from escalade.simulations.fleet.aggregators import Aggregators
+    from escalade.simulations.fleet.fusing import rule_of
+
+    return Aggregators(world, rule_of(world))
 
 
 def _told_failure(error: Exception, tier: str, call: str, what: object, t1: int) -> Failure:

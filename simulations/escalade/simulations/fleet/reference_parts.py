@@ -13,8 +13,8 @@ import numpy as np
 from escalade.policies import Action
 from escalade.simulations.fleet.columns import uniforms
 from escalade.simulations.fleet.draws import Purpose, drawn, uniform
+from escalade.simulations.fleet.gauge import Gauge
 from escalade.simulations.fleet.intervals import from_config
-from escalade.simulations.fleet.loads import Gauge
 from escalade.simulations.fleet.result import Count, Reason, Series
 from escalade.simulations.fleet.rows import FAR, OUTCOME, Ended, Fed, Outcome, State
 from escalade.simulations.fleet.sources import source_of

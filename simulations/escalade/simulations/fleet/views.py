@@ -10,8 +10,6 @@ from zlib import error as zlib_error
 import numpy as np
 
 from escalade.policies import softmax
-from escalade.policies.fusion.evaluation import posteriors
-from escalade.policies.fusion.faults import noisy, stuck
 from escalade.simulations.fleet.columns import uniforms
 from escalade.simulations.fleet.draws import Purpose, below
 from escalade.simulations.fleet.jit import kernel
@@ -77,6 +75,9 @@ class Sights:
         events = scenario.events
         if events is None:
             return None
+        from escalade.policies.fusion.evaluation import posteriors
+        from escalade.policies.fusion.faults import noisy, stuck
+
         if min(nodes) < events.views:
             raise ConfigError(
                 f"{events.views} views need as many edge nodes in every cell, and one of {len(nodes)} cells has "

@@ -264,9 +264,8 @@ def test_what_cannot_be_run_is_refused_before_anything_starts(change: dict[str, 
 
 
 def test_the_simulator_does_not_load_what_only_services_need() -> None:
-    """gRPC and onnxruntime would take 45 MB in every worker."""
-    code = (
-        "import escalade.simulations.fleet, sys\nprint([one for one in ('grpc', 'onnxruntime') if one in sys.modules])"
-    )
+    """gRPC and onnxruntime would take 45 MB in every worker; fusion rules and admission, which few runs need, 9 MB."""
+    names = ("grpc", "onnxruntime", "escalade.policies.fusion", "escalade.tiers.admission")
+    code = f"import escalade.simulations.fleet, sys\nprint([one for one in {names} if one in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["[]"]

@@ -47,11 +47,14 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     assert main(["simulate", "run", "server-brownout", *small, "--out", str(folder / "faults")]) == 0
     few = ["--set", "endpoints.band.count=90", "--set", "endpoints.worn.count=90", "--set", "edge_nodes.count=6"]
     assert main(["simulate", "run", "wearables-on-battery", *few, "--out", str(folder / "battery")]) == 0
+    seen = ["--set", "duration_s=60", "--set", "events.faults.0.at_s=30", "--set", "events.faults.1.at_s=30"]
+    assert main(["simulate", "run", "multi-view-line", *seen, "--out", str(folder / "events")]) == 0
     grid = ["--grid", "endpoints.station.policy.threshold=0.5,0.7,0.9", "--set", "duration_s=5"]
     assert main(["simulate", "sweep", "factory-line", *grid, "--out", str(folder / "sweep")]) == 0
     return {
         "faults": folder / "faults" / "report.html",
         "battery": folder / "battery" / "report.html",
+        "events": folder / "events" / "report.html",
         "sweep": folder / "sweep" / "sweep.html",
     }
 
@@ -67,7 +70,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
 
 
 @pytest.mark.parametrize("width", [1120, 420])
-@pytest.mark.parametrize("name", ["faults", "battery", "sweep"])
+@pytest.mark.parametrize("name", ["faults", "battery", "events", "sweep"])
 def test_the_page_opens_offline_and_can_be_read(browser, pages: dict[str, Path], name: str, width: int) -> None:  # type: ignore[no-untyped-def]
     """No console message, no request but the file itself, every chart drawn, no text on another or cut off."""
     browser.open(pages[name], width=width)

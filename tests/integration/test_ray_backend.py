@@ -47,6 +47,7 @@ endpoints:
   - {name: a, count: 200, arrivals: {kind: poisson, rate_hz: 2.0}, policy: {name: "sinking_ray:Sinking"}}
 edge_nodes: {count: 8}
 links: {uplink: {latency: {kind: exponential, mean_ms: 20}, outages: {periods: [{from_s: 20, to_s: 25}]}}}
+events: {rate_hz: 10, views: 2, faults: [{kind: stuck, at_s: 5}]}
 control: {interval_s: 5}
 engine: {cell_endpoints: 50}
 """
@@ -81,6 +82,7 @@ def test_the_hash_is_that_of_one_process(session: RaySession, scenario: Scenario
         assert found.hash == alone.hash
         assert (found.stats.hist == alone.stats.hist).all()
         assert (found.stats.series == alone.stats.series).all()
+        assert (found.stats.by_view == alone.stats.by_view).all()
         assert found.peak_rss_mb > alone.peak_rss_mb
 
 

@@ -195,7 +195,7 @@ def test_list_names_the_scenarios(capsys: Captured) -> None:
     """A line each, with what it is about."""
     assert main(["simulate", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 7
     assert lines[0].startswith("factory-line          Inspection")
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import difflib
 from typing import Any, NamedTuple
 
-import onnxruntime as ort
-
 from escalade.tiers.errors import ConfigError
 
 _SUFFIX = "ExecutionProvider"
@@ -28,7 +26,9 @@ def full_name(name: str, *, key: str = "model.providers") -> str:
     ConfigError
         When onnxruntime knows no such provider in any of its builds.
     """
-    known = {provider.removesuffix(_SUFFIX).lower(): provider for provider in ort.get_all_providers()}
+    import onnxruntime  # here, since who only reads a configuration without a model does not need it
+
+    known = {provider.removesuffix(_SUFFIX).lower(): provider for provider in onnxruntime.get_all_providers()}
     short = name.removesuffix(_SUFFIX).lower()
     if short in known:
         return str(known[short])
@@ -47,7 +47,9 @@ def split_available(wanted: list[Provider]) -> tuple[list[Provider], list[str]]:
     ConfigError
         When a `required` provider is missing.
     """
-    offered = ort.get_available_providers()
+    import onnxruntime
+
+    offered = onnxruntime.get_available_providers()
     usable: list[Provider] = []
     missing: list[str] = []
     for provider in wanted:

@@ -10,6 +10,7 @@ from escalade.cli.demo.interrupts import Interrupts
 from escalade.cli.simulate.command import backend, read, warn, writable
 from escalade.cli.simulate.progress import RunProgress, short
 from escalade.simulations.fleet.engine import simulate
+from escalade.simulations.fleet.event_figures import event_summary
 from escalade.simulations.fleet.output import remove_old, write
 from escalade.simulations.fleet.result import Hist
 from escalade.simulations.fleet.scenario import TIERS
@@ -100,7 +101,19 @@ def lines(result: FleetResult) -> list[str]:
         f"degraded {_percent(result.degraded_share)}, late {_percent(figures['late_share'])}; an answer costs "
         f"{figures['bytes_up_per_answer']:.4g} bytes up and {figures['energy_mj_per_answer']:.4g} mJ of the endpoint"
     )
-    return [head, "", *table, "", facts, f"hash {result.hash}"]
+    return [head, "", *table, "", facts, *_events(result), f"hash {result.hash}"]
+
+
+def _events(result: FleetResult) -> list[str]:
+    found = event_summary(result)
+    if found is None:
+        return []
+    share, ms = found["share"], found["latency_ms"]
+    ways = {"quorum": "from a quorum"} if share["quorum"] else {"complete": "from all views"}
+    ways |= {"deadline": "at the deadline", "lost": "lost"}
+    ended = ", ".join(f"{_percent(share[name])} {text}" for name, text in ways.items())
+    right = f"{_percent(found['accuracy'])} right fused, {_percent(found['view_accuracy_mean'])} a single view"
+    return [f"{found['count']:,} events: {right}; {ended}; p50 {_ms(ms['p50'])} ms, p99 {_ms(ms['p99'])} ms"]
 
 
 def _row(name: str, *cells: str) -> str:

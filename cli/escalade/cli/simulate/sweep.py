@@ -129,7 +129,7 @@ def _write(out: Path, name: str, points: Sequence[Point]) -> None:
         heads, places = ["side"], [["A"], ["B"]]
     figures = list(dict.fromkeys(key for one in points for run in one.runs.values() for key in run))
     rows = [
-        [*place, seed, one.hashes[seed], *run.values()]
+        [*place, seed, one.hashes[seed], *(run.get(key, float("nan")) for key in figures)]
         for one, place in zip(points, places, strict=True)
         for seed, run in one.runs.items()
     ]

@@ -1,7 +1,6 @@
 """How a message's way ends, as kernels: answered above in time, answered below because it was not, or both.
 
-Each takes rows int64 ``[n, UP]`` with `back`, the latency from the edge node to the endpoint of each, and puts down
-ends (`rows.Ended`) and what policies learn (`rows.Fed`).
+Each takes rows int64 ``[n, UP]`` and puts down ends (`rows.Ended`) and what policies learn (`rows.Fed`).
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from escalade.simulations.fleet.draws import Purpose, drawn
 from escalade.simulations.fleet.jit import inline, kernel
 from escalade.simulations.fleet.local import ABSTAIN, ACCEPT, DEFER, ESCALATE, NO_LIMIT, budget
 from escalade.simulations.fleet.result import Count, Reason, Series
-from escalade.simulations.fleet.rows import ANSWERED_0, ANSWERED_1, CORRECTED, OPEN, UNREACHED, Status, Up
-from escalade.simulations.fleet.sink import AT_UP, put_end, put_fed
+from escalade.simulations.fleet.rows import ANSWERED_0, ANSWERED_1, CORRECTED, OPEN, UNREACHED, Fed, Status, Up
+from escalade.simulations.fleet.sink import AT_FED, AT_UP, put_end, put_fed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,17 +23,10 @@ if TYPE_CHECKING:
     from escalade.simulations.fleet.sink import Sink
 
 
-def ways_back(world: World, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the latency of each row's answer from the edge node to the endpoint, ns."""
-    out = np.empty(len(rows), np.int64)
-    _draw_back(world.access.latency_down, world.keys, rows, out)
-    return out
-
-
-@kernel
-def _draw_back(tables: Any, keys: Any, rows: Any, out: Any) -> None:
-    for i in range(out.shape[0]):
-        out[i] = drawn(tables, 0, keys[rows[i, Up.CELL], Purpose.ACCESS_DOWN], rows[i, Up.RID])
+@inline
+def _way_back(latency: Any, keys: Any, rows: Any, i: Any) -> Any:
+    """Return the latency of a row's answer from the edge node to the endpoint, ns."""
+    return drawn(latency, 0, keys[rows[i, Up.CELL], Purpose.ACCESS_DOWN], rows[i, Up.RID])
 
 
 @inline
@@ -64,6 +56,8 @@ def _fed_1(
         fed, size, 1, known, rows[i, Up.CELL], rows[i, Up.RID], rows[i, Up.NUMBER], rows[i, Up.ROW_1], action,
         rows[i, Up.PROPENSITY_1], decided, upper, upper_row, known - decided if upper >= 0 else -1,
     )  # fmt: skip
+    if fed.shape[0] > 0:
+        fed[size[AT_FED] - 1, Fed.NODE] = rows[i, Up.FLEET_NODE]
 
 
 @inline
@@ -101,14 +95,13 @@ def _give_up_1(rows: Any, i: Any, ended: Any, fed: Any, size: Any, at: Any, why:
         rows[i, Up.FLAGS] |= ANSWERED_1
 
 
-def below(sink: Any, rows: Any, back: Any, hop: Any) -> None:
+def below(world: World, sink: Sink, rows: NDArray[np.int64], hop: int) -> None:
     """Let the sending tier answer what did not get onto or over a hop; see `travel`."""
-    _below(sink.ended, sink.fed, sink.size, rows, back, hop)
+    _below(world.access.latency_down, world.keys, sink.ended, sink.fed, sink.size, rows, hop)
 
 
 @kernel
-def _below(sink_ended: Any, sink_fed: Any, sink_size: Any, rows: Any, back: Any, hop: Any) -> None:
-    ended, fed, size = sink_ended, sink_fed, sink_size
+def _below(latency: Any, keys: Any, ended: Any, fed: Any, size: Any, rows: Any, hop: Any) -> None:
     sent_at, limit_at = (Up.SENT_0, Up.LIMIT_0) if hop == 0 else (Up.SENT_1, Up.LIMIT_1)
     for i in range(rows.shape[0]):
         flags, status = rows[i, Up.FLAGS], rows[i, Up.STATUS]
@@ -124,26 +117,25 @@ def _below(sink_ended: Any, sink_fed: Any, sink_size: Any, rows: Any, back: Any,
             if hop == 0:
                 _give_up_0(rows, i, ended, fed, size, at, why)
             else:
-                _give_up_1(rows, i, ended, fed, size, at, why, back[i])
+                _give_up_1(rows, i, ended, fed, size, at, why, _way_back(latency, keys, rows, i))
             if kept:  # in the outbox now: nobody waits for it any more
                 rows[i, limit_at] = NO_LIMIT
 
 
-def turned_away(sink: Any, rows: Any, back: Any) -> None:
+def turned_away(world: World, sink: Sink, rows: NDArray[np.int64]) -> None:
     """Let endpoints answer what their edge node refused or did not come to."""
-    _turned_away(sink.ended, sink.fed, sink.size, rows, back)
+    _turned_away(world.access.latency_down, world.keys, sink.ended, sink.fed, sink.size, rows)
 
 
 @kernel
-def _turned_away(sink_ended: Any, sink_fed: Any, sink_size: Any, rows: Any, back: Any) -> None:
-    ended, fed, size = sink_ended, sink_fed, sink_size
+def _turned_away(latency: Any, keys: Any, ended: Any, fed: Any, size: Any, rows: Any) -> None:
     for i in range(rows.shape[0]):
         status = rows[i, Up.STATUS]
         if status == Status.EXPIRED:
             _give_up_0(rows, i, ended, fed, size, rows[i, Up.LIMIT_0], Reason.TIMEOUT)
         else:
             why = Reason.REFUSED if status == Status.REFUSED else Reason.UNAVAILABLE
-            _give_up_0(rows, i, ended, fed, size, rows[i, Up.END] + back[i], why)
+            _give_up_0(rows, i, ended, fed, size, rows[i, Up.END] + _way_back(latency, keys, rows, i), why)
 
 
 def settle_edge(
@@ -217,58 +209,55 @@ def _settle_edge(
 
 
 def settle_server(
-    tables: Any, keys: Any, sink: Any, series: Any, interval: Any, rows: Any, order: Any, back: Any
+    world: World, sink: Sink, series: NDArray[np.int64], rows: NDArray[np.int64], order: NDArray[np.intp]
 ) -> None:
     """Bring the servers' answers home; of `rows` those in `order`, which a server is done with."""
-    _settle_server(tables, keys, sink.ended, sink.fed, sink.size, series, interval, rows, order, back)
+    _settle_server(
+        world.access.latency_down, world.uplink.latency_down, world.keys, sink.ended, sink.fed, sink.size, series,
+        world.interval, rows, order,
+    )  # fmt: skip
 
 
 @kernel
 def _settle_server(
-    tables: Any,
-    keys: Any,
-    sink_ended: Any,
-    sink_fed: Any,
-    sink_size: Any,
-    series: Any,
-    interval: Any,
-    rows: Any,
+    access: Any, uplink: Any, keys: Any, ended: Any, fed: Any, size: Any, series: Any, interval: Any, rows: Any,
     order: Any,
-    back: Any,
-) -> None:
-    ended, fed, size, last = sink_ended, sink_fed, sink_size, series.shape[0] - 1
+) -> None:  # fmt: skip
+    last = series.shape[0] - 1
     for place in range(order.shape[0]):
         i = order[place]
-        status = rows[i, Up.STATUS]
+        status, back = rows[i, Up.STATUS], _way_back(access, keys, rows, i)
         if status == Status.EXPIRED:
-            _give_up_1(rows, i, ended, fed, size, rows[i, Up.LIMIT_1], Reason.TIMEOUT, back[place])
+            _give_up_1(rows, i, ended, fed, size, rows[i, Up.LIMIT_1], Reason.TIMEOUT, back)
             continue
-        at = rows[i, Up.END] + drawn(tables, 0, keys[rows[i, Up.CELL], Purpose.UPLINK_DOWN], rows[i, Up.RID])
+        at = rows[i, Up.END] + drawn(uplink, 0, keys[rows[i, Up.CELL], Purpose.UPLINK_DOWN], rows[i, Up.RID])
         if status != Status.DONE:
             why = Reason.REFUSED if status == Status.REFUSED else Reason.UNAVAILABLE
-            _give_up_1(rows, i, ended, fed, size, at, why, back[place])
+            _give_up_1(rows, i, ended, fed, size, at, why, back)
             continue
         row, asked = rows[i, Up.ROW_2], rows[i, Up.SENT_1]
         if rows[i, Up.FLAGS] & ANSWERED_1 == 0 and at <= rows[i, Up.LIMIT_1]:
             _fed_1(rows, i, fed, size, ESCALATE, asked, at, 2, row)
             series[min(at // interval, last), Series.ABOVE_1] += 1
             series[min(at // interval, last), Series.ABOVE_NS_1] += at - asked
-            _deliver(rows, i, ended, fed, size, at + back[place], 2, Reason.OK, row)
+            _deliver(rows, i, ended, fed, size, at + back, 2, Reason.OK, row)
         else:
-            _give_up_1(rows, i, ended, fed, size, rows[i, Up.LIMIT_1], Reason.TIMEOUT, back[place])
-            _end(rows, i, ended, size, 2, CORRECTED, at + back[place], row)
+            _give_up_1(rows, i, ended, fed, size, rows[i, Up.LIMIT_1], Reason.TIMEOUT, back)
+            _end(rows, i, ended, size, 2, CORRECTED, at + back, row)
 
 
-def time_out(sink: Any, rows: Any, back: Any, t1: Any, edge: Any) -> None:
+def time_out(world: World, sink: Sink, rows: NDArray[np.int64], t1: int, *, edge: bool) -> None:
     """Let tiers answer what is still under way above them at `t1`, after their limit; `edge`: edge nodes too."""
-    _time_out(sink.ended, sink.fed, sink.size, rows, back, t1, edge)
+    _time_out(world.access.latency_down, world.keys, sink.ended, sink.fed, sink.size, rows, t1, edge)
 
 
 @kernel
-def _time_out(sink_ended: Any, sink_fed: Any, sink_size: Any, rows: Any, back: Any, t1: Any, edge: Any) -> None:
-    ended, fed, size = sink_ended, sink_fed, sink_size
+def _time_out(
+    latency: Any, keys: Any, ended: Any, fed: Any, size: Any, rows: Any, t1: Any, edge: Any
+) -> None:  # fmt: skip
     for i in range(rows.shape[0]):
         if edge and rows[i, Up.LIMIT_1] < t1:
-            _give_up_1(rows, i, ended, fed, size, rows[i, Up.LIMIT_1], Reason.TIMEOUT, back[i])
+            back = _way_back(latency, keys, rows, i)
+            _give_up_1(rows, i, ended, fed, size, rows[i, Up.LIMIT_1], Reason.TIMEOUT, back)
         if rows[i, Up.LIMIT_0] < t1:
             _give_up_0(rows, i, ended, fed, size, rows[i, Up.LIMIT_0], Reason.TIMEOUT)

@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from escalade.simulations.fleet import answers, desk
-from escalade.simulations.fleet.order import by_time
+from escalade.simulations.fleet.order import arriving
 from escalade.simulations.fleet.result import Series
-from escalade.simulations.fleet.rows import CORRECTED, OUTCOME, UP, Ended, Fed, Outcome, Up
+from escalade.simulations.fleet.rows import CORRECTED, OUTCOME, UP, Ended, Outcome, Up
 from escalade.simulations.fleet.sink import AT_ENDED, AT_FED, Scratch, Sink, count_ended
+from escalade.simulations.fleet.telling import tell_ended, tell_fed
+from escalade.simulations.fleet.views import lost_on_the_way
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from escalade.simulations.fleet.compiled import Desk, World
     from escalade.simulations.fleet.result import Stats
+    from escalade.simulations.fleet.telling import Counts
 
     Rows = NDArray[np.int64]
 
@@ -29,6 +32,10 @@ class Asked:
     keep: bool = False
     outcomes: tuple[bool, bool] = (False, False)
     """For policies of endpoints, of edge nodes, that retune."""
+    by_node: bool = False
+    """Whether the edge nodes' retune each for itself."""
+    loads: tuple[bool, bool] = (False, False)
+    """For policies of endpoints, of edge nodes, that read `upstream_load`."""
     fed: bool = False
 
 
@@ -42,14 +49,16 @@ class CellOutput:
     ended: list[Rows] = field(default_factory=list)
     outcomes: list[Rows] = field(default_factory=list)
     fed: list[Rows] = field(default_factory=list)
+    seen: list[Rows] = field(default_factory=list)
 
 
 class Book:
     """Counts what happens in one window, and keeps what the run asked for."""
 
-    def __init__(self, world: World, stats: Stats, asked: Asked, scratch: Scratch) -> None:
+    def __init__(self, world: World, stats: Stats, asked: Asked, scratch: Scratch, counts: Counts, t1: int) -> None:
         self.stats, self.asked, self.out, self.scratch = stats, asked, CellOutput(), scratch
-        self._world = world
+        self._world, self._counts = world, counts
+        self._edge = ((t1 - 1) // world.interval + 1) * world.interval
 
     @property
     def each(self) -> bool:
@@ -58,21 +67,27 @@ class Book:
 
     def sink(self, rows: int, ends: int = 3) -> Sink:
         """Return buffers for what becomes of so many requests; by default each may end once and be corrected twice."""
-        return self.scratch.sink(rows, ends, fed=self.asked.fed or self.asked.outcomes[1])
+        learns = self.asked.fed
+        return self.scratch.sink(rows, ends, fed=learns or self.asked.outcomes[1], learns=learns)
 
     def close(self, sink: Sink) -> None:
         """Count what kernels put down, and keep what is asked for."""
         world, ended = self._world, sink.ended[: sink.size[AT_ENDED]]
-        right = tuple(table.right for table in world.tables)
-        count_ended(ended, self.stats, world.keys, world.kinds.slo, right, world.interval)
+        if len(ended):
+            right = tuple(table.right for table in world.tables)
+            count_ended(ended, self.stats, world.keys, world.kinds.slo, right, world.interval)
         fed = sink.fed[: sink.size[AT_FED]]
         if self.asked.keep and len(ended):
             self.out.ended.append(ended[ended[:, Ended.REASON] != CORRECTED])
-        if self.asked.outcomes[0] and len(ended):
-            answered = ended[(ended[:, Ended.TIER] >= 0) & (ended[:, Ended.REASON] != CORRECTED)]
-            self.out.outcomes.append(outcomes_0(answered, world.kinds.slo))
-        if self.asked.outcomes[1] and len(fed):
-            self.out.outcomes.append(outcomes_1(fed[fed[:, Fed.LEVEL] == 1]))
+        for tell, asked, rows in (
+            (tell_ended, self.asked.outcomes[0], ended),
+            (tell_fed, self.asked.outcomes[1], fed),
+        ):
+            if asked and len(rows):
+                later = self.scratch.take("told", len(rows), OUTCOME)
+                n = tell(self._counts, rows, world.kinds.slo, self._edge, later)
+                if n:
+                    self.out.outcomes.append(later[:n].copy())
         if self.asked.fed and len(fed):
             self.out.fed.append(fed.copy())
 
@@ -83,27 +98,33 @@ class Book:
         if len(t):
             interval = self._world.interval
             first, last = int(t[0]) // interval, int(t[-1]) // interval
+            if first == last:
+                self.stats.series[first, Series.ARRIVED] += len(t)
+                return
             ends = np.searchsorted(t, np.arange(first + 1, last + 2) * interval)
             self.stats.series[first : last + 1, Series.ARRIVED] += np.diff(ends, prepend=0)
 
-    def escalated(self, number: NDArray[np.int64], when: NDArray[np.int64]) -> None:
-        """Keep escalations of the edge nodes for telemetry."""
-        rows = np.zeros((len(number), OUTCOME), np.int64)
-        rows[:, Outcome.LEVEL], rows[:, Outcome.UNIT] = 1, number
-        rows[:, Outcome.KNOWN], rows[:, Outcome.ESCALATED] = when, 1
+    def escalated(self, up: Rows) -> None:
+        """Keep escalations of the edge nodes, int64 ``[n, UP]``, for telemetry of each."""
+        rows = np.zeros((len(up), OUTCOME), np.int64)
+        rows[:, Outcome.LEVEL], rows[:, Outcome.UNIT], rows[:, Outcome.NODE] = 1, up[:, Up.NUMBER], up[:, Up.FLEET_NODE]
+        rows[:, Outcome.KNOWN], rows[:, Outcome.ESCALATED] = up[:, Up.END], 1
         self.out.outcomes.append(rows)
 
     def below(self, rows: Rows, hop: int) -> None:
         """Let the sending tier answer what did not get over a hop."""
+        if hop == 1 and self._world.sights is not None:
+            self.out.seen.append(lost_on_the_way(rows))
         sink = self.sink(len(rows))
-        answers.below(sink, rows, answers.ways_back(self._world, rows), hop)
+        answers.below(self._world, sink, rows, hop)
         self.close(sink)
 
     def time_out(self, rows: Rows, t1: int, edge: bool) -> None:
         """Let tiers answer what is still under way after their limit."""
-        if len(rows):
+        limits = [Up.LIMIT_0, Up.LIMIT_1] if edge else [Up.LIMIT_0]
+        if len(rows) and any(rows[:, limit].min() < t1 for limit in limits):
             sink = self.sink(len(rows))
-            answers.time_out(sink, rows, answers.ways_back(self._world, rows), t1, edge)
+            answers.time_out(self._world, sink, rows, t1, edge=edge)
             self.close(sink)
 
     def serve(
@@ -111,9 +132,7 @@ class Book:
     ) -> None:
         """Let a tier serve what arrives before `t1`: rows whose `END` is -1, or that are `WAITING`."""
         world, stats = self._world, self.stats
-        new = np.flatnonzero((rows[:, Up.END] < 0) & (rows[:, Up.AT] < t1))
-        cell = rows[new, Up.CELL] if level == 2 else None
-        order = new[by_time(rows[new, Up.AT], rows[new, Up.RID], cell)]
+        order = arriving(rows, t1)
         arguments = (
             station, units, world.keys, stats.count, stats.hist, stats.series, world.interval, rows, order, unit_of,
             level, world.tables[0].samples,
@@ -122,22 +141,3 @@ class Book:
             desk.serve(*arguments)
         else:
             desk.serve_batches(*arguments, t1)
-
-
-def outcomes_0(ended: Rows, slo: NDArray[np.int64]) -> Rows:
-    """Return answers as the endpoints' telemetry counts them: in time unless degraded or late."""
-    rows = np.zeros((len(ended), OUTCOME), np.int64)
-    rows[:, Outcome.UNIT], rows[:, Outcome.KNOWN] = ended[:, Ended.DEVICE], ended[:, Ended.AT]
-    sound = np.isin(ended[:, Ended.REASON], (0, 7))
-    in_time = ended[:, Ended.AT] - ended[:, Ended.T] <= slo[ended[:, Ended.KIND]]
-    rows[:, Outcome.IN_TIME], rows[:, Outcome.ANSWERED] = sound & in_time, 1
-    return rows
-
-
-def outcomes_1(fed: Rows) -> Rows:
-    """Return answers as the edge nodes' telemetry counts them: in time if the tier that was wanted gave them."""
-    rows = np.zeros((len(fed), OUTCOME), np.int64)
-    rows[:, Outcome.LEVEL], rows[:, Outcome.UNIT], rows[:, Outcome.KNOWN] = 1, fed[:, Fed.DEVICE], fed[:, Fed.KNOWN]
-    rows[:, Outcome.IN_TIME] = (fed[:, Fed.ACTION] != 1) | (fed[:, Fed.UPPER] >= 0)
-    rows[:, Outcome.ANSWERED] = 1
-    return rows

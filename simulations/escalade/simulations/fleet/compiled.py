@@ -11,7 +11,7 @@ from escalade.simulations.fleet.draws import keys
 from escalade.simulations.fleet.quantiles import time_table
 from escalade.simulations.fleet.rows import FAR
 from escalade.simulations.fleet.tables import ScoreTable, score_tables
-from escalade.tiers.errors import ConfigError
+from escalade.simulations.fleet.views import Sights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -124,6 +124,8 @@ class World:
     server: Desk
     class_first: NDArray[np.int64]
     """Fleet's number of each class's first device; and the number of devices."""
+    sights: Sights | None
+    """What the views of fused events say, if there are any."""
 
     @classmethod
     def of(cls, scenario: Scenario, seed: int | None = None) -> World:
@@ -134,8 +136,6 @@ class World:
         ConfigError
             If a file cannot be read or a combination is not simulated.
         """
-        if scenario.events is not None:
-            raise ConfigError("fused events are not simulated yet; remove the section", key="events")
         real_seed = scenario.seed if seed is None else seed
         nodes = scenario.edge_nodes.count
         cells = int(min(max(1, round(scenario.device_count / scenario.engine.cell_endpoints)), nodes))
@@ -155,6 +155,7 @@ class World:
             _desk(scenario.edge_nodes),
             _desk(scenario.edge_servers),
             np.cumsum([0, *(one.count for one in scenario.endpoints)]).astype(np.int64),
+            Sights.of(scenario, [(cell + 1) * nodes // cells - cell * nodes // cells for cell in range(cells)]),
         )
 
     @property

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import copy
 import traceback
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from escalade.policies import Action
+from escalade.policies import Action, Telemetry
 from escalade.simulations.fleet.result import Failure
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from escalade.policies import Batch, Policy
+    from escalade.policies import Batch, Feedback, Policy
     from escalade.simulations.fleet.columns import LazyBatch
 
     Decided = tuple[NDArray[np.int8], NDArray[np.float64]]
@@ -47,8 +48,8 @@ class Decider:
     """Decides for one class of endpoints, or for the edge nodes, of one cell.
 
     A policy with a memory of its decisions (`sequential`) has one copy for each device, or edge node: there it is an
-    object of its own too. Rows of one unit are decided in order of time, then of number. All other policies are one
-    object for the whole fleet, which `Control` brings.
+    object of its own too, and is told of its own decisions only. Rows of one unit are decided in order of time, then of
+    number. All other policies are one object for the whole fleet, which `Control` brings.
     """
 
     def __init__(self, tier: str, cell: int) -> None:
@@ -65,6 +66,25 @@ class Decider:
         """Whether the policy has a memory of its decisions: `decide_in_order` is then to be called."""
         assert self.policy is not None
         return self.policy.sequential
+
+    def teach(self, what: Feedback | Telemetry, unit: NDArray[np.int64], at_s: float) -> None:
+        """Tell each unit that has decided before of its own rows; `unit` says whose each is, -1 for another cell's.
+
+        Telemetry is told even where it has no rows: nothing happened.
+        """
+        order = np.argsort(unit, kind="stable")
+        owners = np.fromiter(self.memories, np.int64, len(self.memories))
+        low, high = (np.searchsorted(unit[order], owners, side) for side in ("left", "right"))
+        for mine, start, stop in zip(self.memories.values(), low.tolist(), high.tolist(), strict=True):
+            rows = order[start:stop]
+            try:
+                if isinstance(what, Telemetry):
+                    mine.retune(part_of(what, rows))
+                elif len(rows):
+                    mine.observe(what.take(rows))
+            except Exception as error:
+                call = "retune" if isinstance(what, Telemetry) else "observe"
+                raise PolicyRaisedError(failure_of(error, self.tier, self.cell, call, None, at_s)) from error
 
     def decide(self, batch: LazyBatch) -> Decided:
         """Return actions and propensities of a policy without a memory."""
@@ -114,6 +134,12 @@ class Decider:
         except Exception as error:
             raise PolicyRaisedError(failure_of(error, self.tier, self.cell, call, rows, 0.0)) from error
         return action, propensity
+
+
+def part_of(telemetry: Telemetry, rows: NDArray[np.intp]) -> Telemetry:
+    """Return some rows."""
+    columns = ("device", "device_class", "answered", "in_time", "escalated")
+    return replace(telemetry, **{name: getattr(telemetry, name)[rows] for name in columns})
 
 
 def _checked(decided: object, rows: int) -> Decided:

@@ -8,7 +8,7 @@ import numpy as np
 
 from escalade.simulations.fleet.draws import Purpose, drawn
 from escalade.simulations.fleet.intervals import up_again
-from escalade.simulations.fleet.jit import inline, kernel
+from escalade.simulations.fleet.jit import inline, kernel, prefetch
 from escalade.simulations.fleet.result import Count, Hist, Series
 from escalade.simulations.fleet.rows import Status, Up
 from escalade.simulations.fleet.sink import bin_of_one
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
     from escalade.simulations.fleet.compiled import Desk
     from escalade.simulations.fleet.intervals import Intervals
+
+
+AHEAD = 12
+"""How many messages before its turn one is fetched from memory."""
 
 
 class Units(NamedTuple):
@@ -164,7 +168,11 @@ def _serve(
     first, down, back = units_failures_first, units_failures_start, units_failures_end
     bound, last = begun.shape[1], series.shape[0] - 1
     fails, slows, alone = first.shape[0] > 1, slow_from.shape[0] > 0, free.shape[1] == 1
+    final = order.shape[0] - 1
     for place in range(order.shape[0]):
+        i = order[min(place + AHEAD, final)]
+        prefetch(rows, i, 0)
+        prefetch(rows, i, 8)
         i = order[place]
         unit, at = unit_of[rows[i, node_at]], rows[i, Up.AT]
         if fails and up_again(first, down, back, unit, at) != at:

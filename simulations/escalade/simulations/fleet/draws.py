@@ -69,6 +69,10 @@ class Purpose(IntEnum):
     BREAKER_1 = 29
     BURST = 30
     HASH = 31
+    EVENT_SAMPLE = 32
+    EVENT_FAULT = 33
+    EVENT_NOISE = 34
+    EVENT_HASH = 35
 
 
 PURPOSES = len(Purpose)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,7 @@ from escalade.simulations.fleet.deciding import PolicyRaisedError, failure_of
 from escalade.simulations.fleet.learning import Mailbox, mean_ms
 from escalade.simulations.fleet.load import unstable
 from escalade.simulations.fleet.policy_setup import Given, policies_of, reads
-from escalade.simulations.fleet.protocol import Backend, Control, Progress
+from escalade.simulations.fleet.protocol import Backend, Control, Lesson, Progress
 from escalade.simulations.fleet.result import Count, Failure, FleetResult, Series, Stats
 from escalade.simulations.fleet.rows import FAR, Ended
 from escalade.simulations.fleet.server import Servers
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from escalade.policies import Policy
+    from escalade.policies import Feedback, Policy, Telemetry
+    from escalade.simulations.fleet.aggregators import Aggregators
     from escalade.simulations.fleet.protocol import ShardEnd, ShardOutput
     from escalade.simulations.fleet.scenario import Scenario
 
@@ -86,7 +88,8 @@ def simulate(
         `FleetResult.failure`.
     """
     world = World.of(scenario, seed)
-    run = _Run(world, policies_of(world, policy), _backend(backend, workers), keep_requests)
+    fused = _aggregators(world)
+    run = _Run(world, policies_of(world, policy), fused, _backend(backend, workers), keep_requests)
     try:
         return run.go(progress, stop)
     finally:
@@ -96,37 +99,40 @@ def simulate(
 def check(scenario: Scenario, policy: Given = None) -> list[str]:
     """Return warnings about a scenario without running it; raises ConfigError as `simulate` does."""
     world = World.of(scenario)
-    return _warnings(world, policies_of(world, policy))
-
-
-def _warnings(world: World, policies: list[Policy]) -> list[str]:
-    """Return what cannot be right, or is not simulated."""
-    found = unstable(world, policies)
-    for place, one in enumerate(policies):
-        if "upstream_load" in reads(world, one, int(place == len(policies) - 1)):
-            found.append(f"{one!r} reads upstream_load, which is not simulated: it is 0 throughout")
-    return found
+    _aggregators(world)
+    return unstable(world, policies_of(world, policy))
 
 
 class _Run:
     """One run: windows, servers, policies."""
 
-    def __init__(self, world: World, policies: list[Policy], backend: Backend, keep: bool) -> None:
+    def __init__(
+        self, world: World, policies: list[Policy], fused: Aggregators | None, backend: Backend, keep: bool
+    ) -> None:
         self._world, self._policies, self.backend = world, policies, backend
         levels = [int(place == len(policies) - 1) for place in range(len(policies))]
         self._observes = [listens(one, "observe") for one in policies]
         self._retunes = [listens(one, "retune") for one in policies]
-        self._told = any("upstream_ms" in reads(world, one, level) for one, level in zip(policies, levels, strict=True))
-        self._asked = Asked(keep, (any(self._retunes[:-1]), self._retunes[-1]), any(self._observes))
+        read = [reads(world, one, level) for one, level in zip(policies, levels, strict=True)]
+        self._told = any("upstream_ms" in one for one in read)
+        loads = ["upstream_load" in one for one in read]
+        self._asked = Asked(
+            keep,
+            (any(self._retunes[:-1]), self._retunes[-1]),
+            self._retunes[-1] and policies[-1].sequential,
+            (any(loads[:-1]), loads[-1]),
+            any(self._observes),
+        )
         heats = any(profile_of(one).thermal is not None for one in world.scenario.endpoints)
         steps = []
-        if any(self._retunes) or self._told or heats:
+        if any(self._retunes) or self._told or any(loads) or heats:
             steps.append(world.interval)
         if any(self._observes):
             steps.append(world.feedback)
         self._windows = Windows.of(world, tuple(steps))
-        self._mail = Mailbox(world)
-        self._servers = Servers(world)
+        self._mail = Mailbox(world, self._asked.outcomes, by_node=self._asked.by_node)
+        self._servers = Servers(world, self._mail.counts, self._asked)
+        self._aggregators = fused
         self._stats = Stats.empty(world.intervals, len(world.scenario.endpoints))
         self._ended: list[NDArray[np.int64]] = []
         self._requests, self._answered, self._pending = 0, [0, 0], 0
@@ -135,7 +141,7 @@ class _Run:
         """Run window by window."""
         world, started, cpu = self._world, time.perf_counter(), time.process_time()
         result = FleetResult(world.scenario, world.seed, self.backend.name, self._stats, 0.0)
-        result.warnings = _warnings(world, self._policies)
+        result.warnings = unstable(world, self._policies)
         self.backend.start(world, self._asked)
         control = Control(self._policies)
         now = 0
@@ -143,6 +149,11 @@ class _Run:
             outputs = self.backend.advance(control, t1)
             result.failure = next((one.failure for one in outputs if one.failure is not None), None)
             self._serve(outputs, t1)
+            if self._aggregators is not None and result.failure is None:
+                try:
+                    self._aggregators.advance([one.seen for one in outputs], t1, self._stats)
+                except PolicyRaisedError as error:
+                    result.failure = error.failure
             if result.failure is not None:
                 break
             now = min(t1, world.duration)
@@ -152,6 +163,8 @@ class _Run:
                 except PolicyRaisedError as error:
                     result.failure = error.failure
                     break
+            else:
+                control = replace(control, lessons=[])
             if progress is not None:
                 progress(self._progress(now, started))
             if stop is not None and t1 < FAR and stop():
@@ -166,7 +179,7 @@ class _Run:
         return result
 
     def _serve(self, outputs: list[ShardOutput], t1: int) -> None:
-        served = self._servers.advance([one.up for one in outputs], t1, self._stats, self._asked)
+        served = self._servers.advance([rows for one in outputs for rows in one.up], t1, self._stats, self._asked)
         self._ended += served.ended
         self._mail.put(
             [*(one.feedback for one in outputs), *served.fed], [*(one.outcomes for one in outputs), *served.outcomes]
@@ -181,12 +194,11 @@ class _Run:
     def _control(self, outputs: list[ShardOutput], t1: int) -> Control:
         """Tell the policies what is due at `t1`; return what is in force from then on."""
         world, changed = self._world, False
-        control = Control(upstream_ms=self._upstream_ms)
+        control = Control(upstream_ms=self._upstream_ms, server_load=self._servers.loads(t1))
         if any(self._observes) and t1 % world.feedback == 0:
-            for number, feedback in enumerate(self._mail.feedback(t1)):
-                if feedback is not None and self._observes[number]:
-                    self._tell(number, "observe", feedback, t1)
-                    changed = True
+            for number, told in enumerate(self._mail.feedback(t1)):
+                if told is not None and self._observes[number]:
+                    changed |= self._tell(number, "observe", *told, t1, control)
         if t1 % world.interval == 0:
             row = self._stats.series[(t1 - 1) // world.interval] + sum(one.interval for one in outputs)
             if any(self._retunes):
@@ -195,10 +207,9 @@ class _Run:
                     int(row[Series.BUSY_NS_1]) / (edge.count * edge.workers * world.interval),
                     int(row[Series.BUSY_NS_2]) / (server.count * server.workers * world.interval),
                 )
-                for number, telemetry in enumerate(self._mail.telemetry(t1, world.interval, load, self._retunes)):
-                    if telemetry is not None:
-                        self._tell(number, "retune", telemetry, t1)
-                        changed = True
+                for number, heard in enumerate(self._mail.telemetry(t1, world.interval, load, self._retunes)):
+                    if heard is not None:
+                        changed |= self._tell(number, "retune", *heard, t1, control)
             if self._told:
                 self._upstream_ms = (
                     mean_ms(int(row[Series.ABOVE_NS_0]), int(row[Series.ABOVE_0]), self._upstream_ms[0]),
@@ -211,12 +222,19 @@ class _Run:
 
     _upstream_ms: tuple[float, float] = (float("nan"), float("nan"))
 
-    def _tell(self, number: int, call: str, what: object, t1: int) -> None:
+    def _tell(
+        self, number: int, call: str, what: Feedback | Telemetry, unit: NDArray[np.int64], t1: int, control: Control
+    ) -> bool:
+        """Tell a policy, or have every unit's own told; return whether the one that all share has changed."""
+        if self._policies[number].sequential:
+            control.lessons.append(Lesson(number, what, unit, t1 / 1e9))
+            return False
         try:
             getattr(self._policies[number], call)(what)
         except Exception as error:
             tier = "edge_node" if number == len(self._policies) - 1 else self._class(number)
             raise PolicyRaisedError(_told_failure(error, tier, call, what, t1)) from error
+        return True
 
     def _class(self, number: int) -> str:
         return f"endpoints {self._world.scenario.endpoints[number].name!r}"
@@ -237,18 +255,32 @@ class _Run:
     def _finish(self, result: FleetResult, ends: list[ShardEnd]) -> None:
         for one in ends:
             self._stats.add(one.stats)
+        if self._aggregators is not None:
+            result.unhealthy = self._aggregators.unhealthy()
         ended = np.concatenate([*(one.ended for one in ends), *self._ended]) if self._asked.keep else None
         if ended is not None:
             ended = ended[np.lexsort((ended[:, Ended.RID], ended[:, Ended.CELL]))]
             result.requests_table = {name: ended[:, column] for name, column in REQUEST_COLUMNS.items()}
-        charge = np.concatenate([one.charge for one in ends], axis=1)
-        if charge.shape[1]:
-            charge = charge[:, np.argsort(charge[0])]
+        device, capacity, left, died = (np.concatenate([one.charge[row] for one in ends]) for row in range(4))
+        if len(device):
             result.devices = {
-                "device": charge[0].astype(np.float64),
-                "charge_share": charge[2] / charge[1],
-                "died_s": np.where(charge[3] >= 0, charge[3] / 1e9, np.nan),
+                "device": device.astype(np.float64),
+                "charge_share": left / capacity,
+                "died_s": np.where(died >= 0, died / 1e9, np.nan),
             }
+            if (np.diff(device) < 0).any():  # several classes
+                order = np.argsort(device)
+                result.devices = {name: column[order] for name, column in result.devices.items()}
+
+
+def _aggregators(world: World) -> Aggregators | None:
+    """Return what answers fused events, if there are any; raises ConfigError if their rule cannot be used."""
+    if world.sights is None:
+        return None
+    from escalade.simulations.fleet.aggregators import Aggregators
+    from escalade.simulations.fleet.fusing import rule_of
+
+    return Aggregators(world, rule_of(world))
 
 
 def _told_failure(error: Exception, tier: str, call: str, what: object, t1: int) -> Failure:

@@ -9,6 +9,7 @@ import numpy as np
 from escalade.simulations.fleet.draws import drawn
 from escalade.simulations.fleet.jit import inline, kernel
 from escalade.simulations.fleet.quantiles import UNIT_MEAN, exponential_table
+from escalade.simulations.fleet.rows import FAR
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,6 +52,19 @@ def up_again(first: Any, start: Any, end: Any, unit: Any, t: Any) -> Any:
     if low < last and start[low] <= t:
         return end[low]
     return t
+
+
+@inline
+def next_start(first: Any, start: Any, unit: Any, t: Any) -> Any:
+    """Return when a unit that is up at `t` goes down next; `FAR` for never."""
+    low, high = first[unit], first[unit + 1]
+    while low < high:
+        middle = (low + high) >> 1
+        if start[middle] > t:
+            high = middle
+        else:
+            low = middle + 1
+    return start[low] if low < first[unit + 1] else FAR
 
 
 def from_config(config: UpDown | None, units: int, duration_ns: int, key: np.uint64) -> Intervals:

@@ -41,7 +41,7 @@ def kernel(function: F) -> F:
         return _quiet(function)
     before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, _FOLDER
     try:
-        compiled: F = numba.njit(nogil=True, cache=_FOLDER != "")(function)
+        compiled: F = numba.njit(nogil=True, cache=_FOLDER != "", error_model="numpy")(function)
     finally:
         numba.config.CACHE_DIR = before
     return compiled
@@ -50,6 +50,40 @@ def kernel(function: F) -> F:
 def inline(function: F) -> F:
     """Compile a helper that kernels call: of numbers and at most one or two arrays, since each costs a count."""
     return function if numba is None else kernel(function)
+
+
+if numba is None:
+
+    def prefetch(array: Any, row: Any, column: Any) -> None:
+        """Do nothing: see the compiled one."""
+
+else:
+    from llvmlite import ir
+    from numba.core import cgutils
+    from numba.extending import intrinsic
+
+    @intrinsic
+    def prefetch(typing: Any, array: Any, row: Any, column: Any) -> Any:
+        """Have a line of a matrix's row fetched from memory: it is to be changed soon."""
+
+        def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            kind, *numbers = signature.args
+            content = context.make_array(kind)(context, builder, arguments[0])
+            places = [
+                context.cast(builder, argument, given, numba.types.intp)
+                for argument, given in zip(arguments[1:], numbers, strict=True)
+            ]
+            where: Any = cgutils.get_item_pointer(  # type: ignore[no-untyped-call]
+                context, builder, kind, content, places
+            )
+            where = builder.bitcast(where, ir.IntType(8).as_pointer())
+            word = ir.IntType(32)
+            told = ir.FunctionType(ir.VoidType(), [where.type, word, word, word])
+            fetch = builder.module.declare_intrinsic("llvm.prefetch", [where.type], told)
+            builder.call(fetch, [where, word(1), word(3), word(1)])
+            return context.get_dummy_value()
+
+        return numba.types.void(array, row, column), code
 
 
 def _quiet(function: F) -> F:

@@ -11,60 +11,74 @@ from escalade.policies import UNKNOWN, Feedback, Telemetry
 from escalade.simulations.fleet.draws import Purpose, uniform
 from escalade.simulations.fleet.jit import kernel
 from escalade.simulations.fleet.rows import FED, OUTCOME, Fed, Outcome
+from escalade.simulations.fleet.telling import columns
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from escalade.simulations.fleet.compiled import World
+    from escalade.simulations.fleet.protocol import Told
 
     Rows = NDArray[np.int64]
 
 
 class Mailbox:
-    """Keeps what came of decisions until it is known and due."""
+    """Keeps what came of decisions until it is known and due.
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    Parameters
+    ----------
+    retunes
+        Whether the policies of endpoints, of edge nodes, retune.
+    by_node
+        Whether every edge node's policy is to have telemetry of its own.
+    """
+
+    def __init__(self, world: World, retunes: tuple[bool, bool] = (True, True), *, by_node: bool = False) -> None:
+        self._world, self._by_node = world, by_node
+        devices = int(world.class_first[-1])
+        self.counts = (
+            np.zeros((devices if retunes[0] else 0, 3), np.int32),
+            np.zeros((devices if retunes[1] and not by_node else 0, 3), np.int32),
+        )
+        """By level, of the interval: answers, those in time, escalations, ``[devices, 3]``."""
+        self._of_nodes: list[Rows] = []
+        """Of the interval, int64 ``[n, OUTCOME]``; only with `by_node`."""
         self._fed = np.empty((0, FED), np.int64)
         self._later = np.empty((0, OUTCOME), np.int64)
         """Outcomes of intervals to come."""
-        self._counts: dict[int, NDArray[np.int64]] = {}
-        """By level, of the interval: int64 ``[3, devices]``, answers, those in time, escalations."""
         self._edge = world.interval
 
     def put(self, fed: list[Rows], outcomes: list[Rows]) -> None:
         """Keep what a window gave."""
         if fed:
             self._fed = np.concatenate([self._fed, *fed])
-        for rows in outcomes:
+        for rows in filter(len, outcomes):
             now = rows[:, Outcome.KNOWN] < self._edge
             self._add(rows[now])
             if not now.all():
                 self._later = np.concatenate([self._later, rows[~now]])
 
-    def put_counts(self, told: list[tuple[NDArray[np.int64], NDArray[np.int32]]]) -> None:
-        """Add what the endpoints counted themselves; see `ShardOutput`."""
-        for numbers, rows in told:
-            if len(rows):
-                counts = self._of(0)
-                for column in range(3):
-                    counts[column, numbers] += rows[:, column]
-
-    def _of(self, level: int) -> NDArray[np.int64]:
-        return self._counts.setdefault(level, np.zeros((3, int(self._world.class_first[-1])), np.int64))
+    def put_counts(self, told: list[Told]) -> None:
+        """Add what cells counted themselves."""
+        for level, first, rows in told:
+            self.counts[level][first : first + len(rows)] += rows
 
     def _add(self, rows: Rows) -> None:
         for level in (0, 1):
             mine = rows[rows[:, Outcome.LEVEL] == level]
-            if len(mine):
-                counts = self._of(level)
-                for place, column in enumerate((Outcome.ANSWERED, Outcome.IN_TIME, Outcome.ESCALATED)):
-                    np.add.at(counts[place], mine[:, Outcome.UNIT], mine[:, column])
+            if level == 1 and self._by_node:
+                self._of_nodes.append(mine)
+                continue
+            for place, column in enumerate((Outcome.ANSWERED, Outcome.IN_TIME, Outcome.ESCALATED)):
+                np.add.at(self.counts[level][:, place], mine[:, Outcome.UNIT], mine[:, column])
 
-    def feedback(self, now: int) -> list[Feedback | None]:
+    def feedback(self, now: int) -> list[tuple[Feedback, Rows] | None]:
         """Return what is known before `now` ns, for each class of endpoints and for the edge nodes; None for nothing.
 
-        Rows are in order of the time they became known, then of cell and number.
+        Rows are in order of the time they became known, then of cell and number. With it the fleet's number of the
+        device, or edge node, that decided each.
         """
         known = self._fed[:, Fed.KNOWN] < now
         due, self._fed = self._fed[known], self._fed[~known]
@@ -75,7 +89,7 @@ class Mailbox:
         groups = [~edge & (kind == number) for number in range(classes)]
         return [self._made(due[mine], 0) for mine in groups] + [self._made(due[edge], 1)]
 
-    def _made(self, rows: Rows, level: int) -> Feedback | None:
+    def _made(self, rows: Rows, level: int) -> tuple[Feedback, Rows] | None:
         if not len(rows):
             return None
         world = self._world
@@ -87,7 +101,7 @@ class Mailbox:
         audited = np.zeros(len(rows), np.bool_)
         if world.scenario.control.audit_share > 0:
             _audit(world.keys, rows[:, Fed.CELL], rows[:, Fed.RID], world.scenario.control.audit_share, audited)
-        return Feedback.of(
+        feedback = Feedback.of(
             table.score[row],
             local=table.label[row],
             action=rows[:, Fed.ACTION].astype(np.int8),
@@ -100,33 +114,49 @@ class Mailbox:
             upstream_ms=np.where(rows[:, Fed.TOOK] >= 0, rows[:, Fed.TOOK] / 1e6, np.nan),
             device=rows[:, Fed.DEVICE],
         )
+        return feedback, rows[:, Fed.NODE if level else Fed.DEVICE]
 
     def telemetry(
         self, now: int, interval: int, load: tuple[float, float], wanted: list[bool]
-    ) -> list[Telemetry | None]:
-        """Return how the devices fared up to `now` ns: for each class's policy, and as the edge nodes' policy sees it.
+    ) -> Iterator[tuple[Telemetry, Rows] | None]:
+        """Yield how the devices fared up to `now` ns: for each class's policy, and as the edge nodes' policy sees it.
 
-        None where it is not `wanted`. `load` is the busy share of edge nodes and of servers in the interval.
+        None where it is not `wanted`. `load` is the busy share of edge nodes and of servers in the interval. With it
+        whose each row is: the device itself, or the edge node with `by_node`, whose rows are then of those devices
+        that it had to do with. The next interval is counted from the end of the iteration on.
         """
-        firsts, found = self._world.class_first.tolist(), list[Telemetry | None]()
+        firsts = self._world.class_first.tolist()
         groups = [(0, low, high) for low, high in itertools.pairwise(firsts)] + [(1, 0, firsts[-1])]
         for (level, low, high), want in zip(groups, wanted, strict=True):
             if not want:
-                found.append(None)
+                yield None
                 continue
-            device = np.arange(low, high, dtype=np.int64)
-            kind = np.repeat(np.arange(len(firsts) - 1), np.diff(firsts))[low:high]
-            answered, in_time, escalated = (column[low:high].copy() for column in self._of(level))
-            found.append(
-                Telemetry(
-                    now / 1e9, interval / 1e9, device, kind, answered, in_time, escalated, upstream_load=load[level]
-                )
+            if level == 1 and self._by_node:
+                device, unit, (answered, in_time, escalated) = self._seen_by_nodes()
+                kind = np.searchsorted(self._world.class_first, device, side="right") - 1
+            else:
+                unit = device = np.arange(low, high, dtype=np.int64)
+                kind = np.repeat(np.arange(len(firsts) - 1), np.diff(firsts))[low:high]
+                answered, in_time, escalated = columns(self.counts[level][low:high])
+            told = Telemetry(
+                now / 1e9, interval / 1e9, device, kind, answered, in_time, escalated, upstream_load=load[level]
             )
-        self._counts, self._edge = {}, now + interval
+            yield told, unit
+        for counts in self.counts:
+            counts[:] = 0
+        self._of_nodes, self._edge = [], now + interval
         due = self._later[:, Outcome.KNOWN] < self._edge
         rows, self._later = self._later[due], self._later[~due]
         self._add(rows)
-        return found
+
+    def _seen_by_nodes(self) -> tuple[Rows, Rows, Rows]:
+        """Return devices, the nodes that had to do with them, int64 ``[n]``, and the counts, int64 ``[3, n]``."""
+        rows = np.concatenate([np.empty((0, OUTCOME), np.int64), *self._of_nodes])
+        pairs, which = np.unique(rows[:, [Outcome.NODE, Outcome.UNIT]], axis=0, return_inverse=True)
+        counts = np.zeros((3, len(pairs)), np.int64)
+        for place, column in enumerate((Outcome.ANSWERED, Outcome.IN_TIME, Outcome.ESCALATED)):
+            np.add.at(counts[place], which, rows[:, column])
+        return pairs[:, 1], pairs[:, 0], counts
 
 
 @kernel

@@ -38,6 +38,12 @@ def rate_hz(world: World, kind: int) -> float:
     return share * len(recorded_times(world, arrivals, kind)) / (world.duration / 1e9) / count
 
 
+def views_hz(world: World) -> float:
+    """Return the mean rate at which edge nodes see events, of all nodes."""
+    events = world.scenario.events
+    return 0.0 if events is None else events.rate_hz * events.views
+
+
 def unstable(world: World, policies: Sequence[Policy]) -> list[str]:
     """Return a sentence for each tier whose utilisation would be 1 or more, with the number.
 
@@ -56,7 +62,7 @@ def unstable(world: World, policies: Sequence[Policy]) -> list[str]:
         up_hz += one.count * rate * _share_up(world, 0, policies[kind])
     nodes, servers = world.scenario.edge_nodes, world.scenario.edge_servers
     for name, hz, count, desk in (
-        ("edge_nodes", up_hz, nodes.count, world.edge),
+        ("edge_nodes", up_hz + views_hz(world), nodes.count, world.edge),
         ("edge_servers", up_hz * _share_up(world, 1, policies[-1]), servers.count, world.server),
     ):
         busy = hz * _work_s(desk) / (count * desk.workers)

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from escalade.simulations.fleet.battery import charged
 from escalade.simulations.fleet.draws import GOLDEN, Purpose, below, drawn, mix, uniform
-from escalade.simulations.fleet.intervals import up_again
-from escalade.simulations.fleet.jit import inline, kernel
+from escalade.simulations.fleet.intervals import next_start, up_again
+from escalade.simulations.fleet.jit import inline, kernel, prefetch
 from escalade.simulations.fleet.result import Class, Count, Hist, Reason, Series
-from escalade.simulations.fleet.rows import ANSWERED_0, FAR, Local, Status, Up
+from escalade.simulations.fleet.rows import ANSWERED_0, DEAD, FAR, NO_BATTERY, Local, State, Status, Up
 from escalade.simulations.fleet.sink import AT_UP, bin_of_one, put_end, put_fed
 
 if TYPE_CHECKING:
@@ -22,13 +23,9 @@ if TYPE_CHECKING:
     from escalade.simulations.fleet.sink import Sink
 
 ACCEPT, ESCALATE, DEFER, ABSTAIN = 0, 1, 2, 3
-DIED = 4
-"""In a column of actions: the battery was empty before the decision."""
 NO_LIMIT = FAR
-CHARGE, SINCE, DEATH = range(3)
-"""Columns of `Devices.battery`."""
-ALIVE, NO_BATTERY = -1, -2
-"""In place of a time of death."""
+AHEAD = 16
+"""How many requests before its turn a device's state is fetched from memory."""
 
 
 class Devices(NamedTuple):
@@ -37,10 +34,8 @@ class Devices(NamedTuple):
     kind: NDArray[np.int64]
     number: NDArray[np.int64]
     """In the fleet."""
-    node: NDArray[np.int64]
-    """Of the cell; where it lives, or is at home."""
-    free: NDArray[np.int64]
-    """When its processor is."""
+    state: NDArray[np.int64]
+    """``[D, 1 or more]``: see `rows.State`."""
     upgrade: NDArray[np.int64]
     """When a rollout reaches it; empty where there is none."""
     phase: NDArray[np.int64]
@@ -50,10 +45,8 @@ class Devices(NamedTuple):
     """Empty where nothing throttles."""
     busy: NDArray[np.int64]
     """In this control interval; empty likewise."""
-    battery: NDArray[np.int64]
-    """``[D, 3]``: what is left, since when, and when it died (`ALIVE`, `NO_BATTERY`); empty where no one has any."""
-    told: NDArray[np.int32]
-    """``[D, 3]``: answers, those in time and escalations that telemetry has not been told of; empty for no one."""
+    died: NDArray[np.int64]
+    """When the battery became empty, -1 before; empty where no one has any."""
 
 
 class Place(NamedTuple):
@@ -64,7 +57,14 @@ class Place(NamedTuple):
     nodes: int
     first_node: int
     """In the fleet."""
+    fleet_nodes: int
     samples: int
+    numbers_from: NDArray[np.int64]
+    """Of each class: a device's number in the fleet, minus that in the cell."""
+    places_from: NDArray[np.int64]
+    """Of each class: a device's place in the class, minus its number in the cell."""
+    class_sizes: NDArray[np.int64]
+    """In the fleet."""
 
 
 def infer(
@@ -90,7 +90,7 @@ def infer(
     full: tuple[int, int] = _infer(
         place.cell, place.samples, place.keys[Purpose.SAMPLE], place.keys[Purpose.SERVICE_0],
         place.keys[Purpose.TRIGGER], kinds.service, kinds.pass_share, kinds.awake, kinds.wake, kinds.slowdown,
-        devices.kind, devices.number, devices.free, devices.upgrade, devices.away.first, devices.away.start,
+        devices.kind, place.numbers_from, devices.state, devices.upgrade, devices.away.first, devices.away.start,
         devices.away.end, devices.throttled, devices.busy, sink.ended, sink.size, by_class, t, device, first_rid, t1,
         ready, n_ready, later, n_later,
     )  # fmt: skip
@@ -100,32 +100,36 @@ def infer(
 @kernel
 def _infer(
     cell: Any, samples: Any, sample_key: Any, service_key: Any, trigger_key: Any, tables: Any, shares: Any, awake: Any,
-    wake: Any, slowdown: Any, kind_of: Any, number: Any, free: Any, upgrade: Any, first: Any, start_away: Any,
+    wake: Any, slowdown: Any, kind_of: Any, numbers_from: Any, state: Any, upgrade: Any, first: Any, start_away: Any,
     end_away: Any, throttled: Any, busy: Any, ended: Any, size: Any, by_class: Any, t: Any, device: Any, first_rid: Any,
     t1: Any, ready: Any, n_ready: Any, later: Any, n_later: Any,
 ) -> Any:  # fmt: skip
     single = shares.shape[0] == 1
     heats, churns = busy.shape[0] > 0, first.shape[0] > 1
-    kind = 0
+    kind, final = 0, t.shape[0] - 1
     for i in range(t.shape[0]):
+        prefetch(state, device[min(i + AHEAD, final)], 0)
         when, d, rid = t[i], device[i], first_rid + i
         if not single:
             kind = kind_of[d]
             by_class[kind, Class.ARRIVED] += 1
-        if churns and up_again(first, start_away, end_away, d, when) != when:
-            put_end(ended, size, cell, rid, when, number[d], kind, -1, Reason.OFFLINE, when, 0, -1)
-            continue
+        if churns and when >= state[d, State.LEAVES]:
+            if up_again(first, start_away, end_away, d, when) != when:
+                put_end(ended, size, cell, rid, when, d + numbers_from[kind], kind, -1, Reason.OFFLINE, when, 0, -1)
+                continue
+            state[d, State.LEAVES] = next_start(first, start_away, d, when)
         if shares[kind] < 1.0 and uniform(trigger_key, rid) >= shares[kind]:
-            put_end(ended, size, cell, rid, when, number[d], kind, -1, Reason.FILTERED, when, 0, -1)
+            put_end(ended, size, cell, rid, when, d + numbers_from[kind], kind, -1, Reason.FILTERED, when, 0, -1)
             continue
         service = drawn(tables, kind, service_key, rid)
         if heats and throttled[d] == 1:
             service = np.int64(service * slowdown[kind])
-        start = max(when, free[d])
-        if when >= free[d] + awake[kind]:
+        free = state[d, State.FREE]
+        start = max(when, free)
+        if when >= free + awake[kind]:
             start = when + wake[kind]
         end = start + service
-        free[d] = end
+        state[d, State.FREE] = end
         if heats:
             busy[d] += service
         row = below(sample_key, rid, samples)
@@ -160,6 +164,12 @@ def budget(left: Any, reserve: Any, timeout: Any) -> Any:
     return min(left - min(reserve, (left + 3) // 4), timeout)
 
 
+@inline
+def home_of(place: Any, nodes: Any, size: Any) -> Any:
+    """Return the edge node, of the fleet, at which the device at a place of a class of that size lives."""
+    return place * nodes // size
+
+
 def settle(
     place: Place,
     kinds: Kinds,
@@ -177,13 +187,17 @@ def settle(
 ) -> None:
     """Carry out the endpoints' decisions: put down what ends here, append what goes up to `up`, int64 ``[room, UP]``.
 
+    Batteries are charged for inferences and messages, in order. A device that runs out while it infers, or by sending,
+    is dead at the end of that inference; what it sent with its last charge is not received.
     What goes up has its time of sending in `SENT_0`, nothing yet in `AT`. Unless `each` request is asked for, inputs
     that are accepted, most of all, are counted here as `sink.count_ended` would count them.
     """
     _settle(
         place.cell, place.keys[Purpose.MOBILITY], place.keys[Purpose.HASH], place.nodes, place.first_node,
         kinds.deadline, kinds.reserve, kinds.timeout, kinds.size, kinds.dwell, kinds.slo,
-        devices.kind, devices.number, devices.node, devices.phase, devices.told,
+        kinds.idle_uw, kinds.active_uw, kinds.message_pj, kinds.byte_pj,
+        place.fleet_nodes, place.numbers_from, place.places_from, place.class_sizes,
+        devices.kind, devices.phase, devices.state, devices.died,
         sink.ended, sink.fed, sink.size, stats.count, stats.reason, stats.hist, stats.series, stats.digest,
         stats.by_class, interval, rows, action, propensity, up, right, each,
     )  # fmt: skip
@@ -193,26 +207,41 @@ def settle(
 def _settle(
     cell: Any, move_key: Any, hash_key: Any, nodes: Any, first_node: Any,
     deadlines: Any, reserves: Any, timeouts: Any, sizes: Any, dwells: Any, slos: Any,
-    kind_of: Any, numbers: Any, home: Any, phase: Any, told_of: Any,
+    idle: Any, active: Any, message: Any, a_byte: Any,
+    fleet_nodes: Any, numbers_from: Any, places_from: Any, class_sizes: Any,
+    kind_of: Any, phase: Any, state: Any, died: Any,
     ended: Any, fed: Any, size: Any, count: Any, reason: Any, hist: Any, series: Any, digest: Any,
     by_class: Any, interval: Any, rows: Any, action: Any, propensity: Any, up: Any, right: Any, each: Any,
 ) -> None:  # fmt: skip
-    single, tells = slos.shape[0] == 1, told_of.shape[0] > 0
-    last, kind = series.shape[0] - 1, 0
+    single, batteries, tells = slos.shape[0] == 1, died.shape[0] > 0, state.shape[1] > State.ESCALATED
+    last, kind, final = series.shape[0] - 1, 0, action.shape[0] - 1
     begin, at = np.int64(0), np.int64(0)
     zero = np.int64(0)
     busy, waited, took_all, served, accepted, correct, late = zero, zero, zero, zero, zero, zero, zero
     busy_0, took_0, accepted_0, correct_0, late_0 = zero, zero, zero, zero, zero  # until the interval began
     total = np.uint64(0)
     for i in range(action.shape[0]):
+        prefetch(state, rows[Local.DEVICE, min(i + AHEAD, final)], 0)
         rid, when, d = rows[Local.RID, i], rows[Local.T, i], rows[Local.DEVICE, i]
         row, end, what = rows[Local.ROW, i], rows[Local.END, i], action[i]
         if not single:
             kind = kind_of[d]
-        if what == DIED:
-            put_end(ended, size, cell, rid, when, numbers[d], kind, -1, Reason.DEAD, end, 0, -1)
-            continue
         service = rows[Local.SERVICE, i]
+        if batteries and state[d, State.SINCE] != NO_BATTERY:
+            since, death = state[d, State.SINCE], np.int64(-1)
+            if since != DEAD:
+                sending = message[kind] + a_byte[kind] * sizes[kind] if what in (ESCALATE, DEFER) else 0
+                state[d, State.CHARGE], death = charged(
+                    state[d, State.CHARGE], since, end, service, idle[kind], active[kind], sending
+                )
+                state[d, State.SINCE] = since = DEAD if death >= 0 else end
+            if death >= 0:
+                died[d] = death
+                count[Count.DEATHS] += 1
+                series[min(death // interval, last), Series.DEATHS] += 1
+            if since == DEAD:
+                put_end(ended, size, cell, rid, when, d + numbers_from[kind], kind, -1, Reason.DEAD, end, 0, -1)
+                continue
         if end < begin or end - begin >= interval:
             series[at, Series.BUSY_NS_0] += busy - busy_0
             series[at, Series.LATENCY_NS] += took_all - took_0
@@ -242,14 +271,14 @@ def _settle(
                 by_class[kind, Class.CORRECT] += good
                 by_class[kind, Class.LATE] += slow
             if tells:
-                told_of[d, 0] += 1
-                told_of[d, 1] += 1 - slow
+                state[d, State.ANSWERED] += 1
+                state[d, State.IN_TIME] += 1 - slow
             took_all += took
             accepted += 1
             correct += good
             late += slow
             continue
-        number = numbers[d]
+        number = d + numbers_from[kind]
         chance = propensity[i] if propensity.shape[0] > 0 else 0
         flags, limit, told = 0, NO_LIMIT, ACCEPT
         tier, why, done = 0, Reason.OK, True
@@ -260,7 +289,7 @@ def _settle(
         elif what == ESCALATE:
             count[Count.ESCALATED_0] += 1
             if tells:
-                told_of[d, 2] += 1
+                state[d, State.ESCALATED] += 1
             by_class[kind, Class.ESCALATED] += 1
             deadline = deadlines[kind]
             left = NO_LIMIT if deadline == NO_LIMIT else when + deadline - end
@@ -277,7 +306,7 @@ def _settle(
         by_class[kind, Class.SENT] += 1
         count[Count.BYTES_0] += sizes[kind]
         series[at, Series.BYTES_0] += sizes[kind]
-        node = home[d]
+        node = home_of(d + places_from[kind], fleet_nodes, class_sizes[kind]) - first_node
         if phase.shape[0] > 0 and dwells[kind] != NO_LIMIT:
             move = (end + phase[d]) // dwells[kind]
             if move > 0:

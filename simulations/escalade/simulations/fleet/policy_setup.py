@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from escalade.policies import Policy, PolicyConfigError, listens, load_policy
+from escalade.policies import Policy, PolicyConfigError, load_policy
 from escalade.simulations.fleet.columns import NAMES, LazyBatch
 from escalade.tiers.errors import ConfigError
 
@@ -64,12 +64,6 @@ def _loaded(world: World, spec: Mapping[str, object], key: str) -> Policy:
 
 def _ready(world: World, policy: Policy, level: int, key: str) -> Policy:
     mine = policy.at_tier(level)
-    if mine.sequential and (listens(mine, "observe") or listens(mine, "retune")):
-        raise ConfigError(
-            f"{mine!r} remembers its decisions (one memory a device) and learns from the fleet: such a mixture is not "
-            "simulated; take one of its parts",
-            key=key,
-        )
     try:
         mine.check_score(world.scenario.scores.score)
         mine.decide(_sample(world, level))

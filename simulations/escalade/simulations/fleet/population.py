@@ -11,7 +11,8 @@ from escalade.simulations.fleet.columns import uniforms
 from escalade.simulations.fleet.compiled import profile_of
 from escalade.simulations.fleet.draws import Purpose
 from escalade.simulations.fleet.intervals import NEVER, Intervals, alternating, from_config
-from escalade.simulations.fleet.local import ALIVE, NO_BATTERY, Devices
+from escalade.simulations.fleet.local import Devices
+from escalade.simulations.fleet.rows import BATTERIES_AND_CHURN, NO_BATTERY, STATE, State
 from escalade.simulations.fleet.travel import Links
 
 if TYPE_CHECKING:
@@ -27,14 +28,13 @@ def population(world: World, cell: int, *, told: bool = False) -> tuple[Devices,
 
     `told`: count for telemetry.
     """
-    endpoints, nodes = world.scenario.endpoints, world.nodes(cell)
+    endpoints = world.scenario.endpoints
     keys = world.keys[cell]
     ranges = [world.devices(cell, kind) for kind in range(len(endpoints))]
     total = sum(map(len, ranges))
     kind = np.repeat(np.arange(len(endpoints), dtype=np.int64), [len(one) for one in ranges])
     index = np.concatenate([np.arange(one.start, one.stop, dtype=np.int64) for one in ranges])
     number = index + world.class_first[kind]
-    home = index * world.scenario.edge_nodes.count // np.array([one.count for one in endpoints])[kind]
     profiles = [profile_of(one) for one in endpoints]
     none = np.zeros(0, np.int64)
     heats = any(one.thermal is not None for one in profiles)
@@ -54,20 +54,31 @@ def population(world: World, cell: int, *, told: bool = False) -> tuple[Devices,
         chance = uniforms(keys[Purpose.MOBILITY], np.arange(total, dtype=np.int64) << 32)
         dwell = np.minimum(world.kinds.dwell[kind], 1 << 50)
         phase = (chance * dwell).astype(np.int64)
+    away = _away(world, cell, ranges)
+    churns = len(away.first) > 1
+    state = _in_lines(total, STATE if told else BATTERIES_AND_CHURN if churns or len(capacity) else 1)
+    if len(capacity):
+        state[:, State.CHARGE] = capacity
+        state[capacity == 0, State.SINCE] = NO_BATTERY
     devices = Devices(
         kind,
         number,
-        home - nodes.start,
-        np.zeros(total, np.int64),
+        state,
         upgrade,
         phase,
-        _away(world, cell, ranges),
+        away,
         np.zeros(total if heats else 0, np.uint8),
         np.zeros(total if heats else 0, np.int64),
-        np.stack([capacity, np.zeros_like(capacity), np.where(capacity > 0, ALIVE, NO_BATTERY)], axis=1),
-        np.zeros((total if told else 0, 3), np.int32),
+        np.full(len(capacity), -1, np.int64),
     )
     return devices, capacity
+
+
+def _in_lines(rows: int, columns: int) -> NDArray[np.int64]:
+    """Return zeros int64 ``[rows, columns]`` that begin with a line of the processor's cache, of 64 bytes."""
+    flat = np.zeros(rows * columns + 8, np.int64)
+    begin = -flat.ctypes.data % 64 // 8
+    return flat[begin : begin + rows * columns].reshape(rows, columns)
 
 
 def _away(world: World, cell: int, ranges: list[range]) -> Intervals:

@@ -6,8 +6,8 @@ live in threads, in processes or on other machines.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,10 +15,40 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from escalade.policies import Policy
+    from escalade.policies import Feedback, Policy, Telemetry
     from escalade.simulations.fleet.book import Asked
     from escalade.simulations.fleet.compiled import World
     from escalade.simulations.fleet.result import Failure, Stats
+
+
+class Told(NamedTuple):
+    """What consecutive devices of the fleet counted for the policies of a level."""
+
+    level: int
+    first: int
+    counts: NDArray[np.int32]
+    """``[devices, 3]``: answers, those in time, escalations."""
+
+
+class Lesson(NamedTuple):
+    """What policies are told that every unit has for itself: those with a memory of their decisions.
+
+    Attributes
+    ----------
+    which
+        The class of endpoints; their number for the edge nodes.
+    what
+        To observe, or to retune by.
+    unit
+        int64, for each row of it: whose it is, a device or an edge node of the fleet.
+    at_s
+        Now.
+    """
+
+    which: int
+    what: Feedback | Telemetry
+    unit: NDArray[np.int64]
+    at_s: float
 
 
 @dataclass(slots=True, eq=False)
@@ -32,10 +62,16 @@ class Control:
         window. `decide` is pure, so threads share them; a process gets a pickled copy.
     upstream_ms
         What the endpoints and the edge nodes are told of the tier above; nan when unknown.
+    server_load
+        float64 ``[servers]``: what the edge nodes are told; None where no policy of theirs asks.
+    lessons
+        Due at the beginning of the window.
     """
 
     policies: list[Policy] | None = None
     upstream_ms: tuple[float, float] = (float("nan"), float("nan"))
+    server_load: NDArray[np.float64] | None = None
+    lessons: list[Lesson] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +81,8 @@ class ShardOutput:
     Attributes
     ----------
     up
-        int64 ``[n, UP]``: messages on their way to the servers, in order of cell; see `rows.Up`.
+        Of each cell, int64 ``[n, UP]``: messages that were sent to the servers; those that got over the link have the
+        `STATUS` `DONE`; see `rows.Up`.
     outcomes
         int64 ``[n, OUTCOME]``, only for policies that retune; see `rows.Outcome`.
     feedback
@@ -59,20 +96,22 @@ class ShardOutput:
     interval
         int64 ``[SERIES]``: the row of the time series of the control interval that the window ended, or is in.
     told
-        For each cell, at the end of a control interval and for endpoints' policies that retune: numbers of devices, and
-        int32 ``[devices, 3]``, their answers at once, those in time, and escalations; `outcomes` has the rest.
+        At the end of a control interval and for policies that retune; `outcomes` has the rest, known later.
+    seen
+        int64 ``[n, SEEN]``: views of fused events that arrive at the server, or never will; see `rows.Seen`.
     failure
         A policy raised; the window's state is then not whole, and the run ends.
     """
 
-    up: NDArray[np.int64]
+    up: list[NDArray[np.int64]]
     outcomes: NDArray[np.int64]
     feedback: NDArray[np.int64]
     requests: int
     answered: tuple[int, int]
     pending: int
     interval: NDArray[np.int64]
-    told: list[tuple[NDArray[np.int64], NDArray[np.int32]]]
+    told: list[Told]
+    seen: NDArray[np.int64]
     failure: Failure | None = None
 
 

@@ -328,7 +328,6 @@ def _writable(output: ShardOutput) -> ShardOutput:
     """Return it with arrays of its own: what comes from Ray is a view of its store, which the run may not change."""
     return replace(
         output,
-        up=output.up.copy(),
         outcomes=output.outcomes.copy(),
         feedback=output.feedback.copy(),
         interval=output.interval.copy(),

@@ -10,7 +10,6 @@ tier, answers, and last the limits of those who wait for one.
 
 from __future__ import annotations
 
-import copy
 import math
 from functools import partial
 from heapq import heappop, heappush
@@ -19,35 +18,32 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from escalade.policies import Action, Batch, listens
-from escalade.simulations.fleet.book import outcomes_0, outcomes_1
+from escalade.policies import Action, Batch
 from escalade.simulations.fleet.columns import uniforms
-from escalade.simulations.fleet.compiled import World, profile_of
+from escalade.simulations.fleet.compiled import World
 from escalade.simulations.fleet.draws import Purpose, below, drawn, uniform
-from escalade.simulations.fleet.intervals import from_config
-from escalade.simulations.fleet.learning import Mailbox, mean_ms
-from escalade.simulations.fleet.local import DEATH, NO_BATTERY
 from escalade.simulations.fleet.policy_setup import Given, policies_of
 from escalade.simulations.fleet.population import population
+from escalade.simulations.fleet.reference_events import Gathering, View
+from escalade.simulations.fleet.reference_learning import Minds
 from escalade.simulations.fleet.reference_parts import (
     ANSWER,
     CONTROL,
     INFERRED_0,
     LIMIT_0,
     LIMIT_1,
-    EventDesk,
     EventLink,
     Request,
+    allowed_ns,
+    arrivals_of,
+    links_and_desks,
     lives,
     periods_of,
     up_from,
-    warm,
 )
 from escalade.simulations.fleet.result import Count, Reason, Series, Stats
-from escalade.simulations.fleet.rows import CORRECTED, ENDED, FAR, FED, OUTCOME, Ended, Fed
+from escalade.simulations.fleet.rows import CORRECTED, ENDED, FAR, NO_BATTERY, Ended, State
 from escalade.simulations.fleet.sink import count_ended
-from escalade.simulations.fleet.sources import source_of
-from escalade.tiers.deadline import upstream_budget_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,29 +65,28 @@ class EventFleet:
     """One run."""
 
     def __init__(self, world: World, policies: list[Policy]) -> None:
-        self.world, self.scenario, self.policies = world, world.scenario, policies
+        self.world, self.scenario = world, world.scenario
         self.stats = Stats.empty(world.intervals, len(world.scenario.endpoints))
         self.now, self._heap, self._tie = 0, list[Any](), count()
         self._all: list[Any] = []
         self._ended: list[list[int]] = []
-        self._fed: list[list[int]] = []
-        self._outcomes: list[list[int]] = []
-        self._observes = any(listens(one, "observe") for one in policies)
-        self._memories: dict[tuple[int, int, int], Policy] = {}
-        self._mail, self._upstream_ms = Mailbox(world), (float("nan"), float("nan"))
-        self._people = [population(world, cell) for cell in range(world.cells)]
-        self.heat = [np.zeros_like(devices.busy) for devices, _ in self._people]
-        self._links, self._desks = self._built()
+        self.people = [population(world, cell) for cell in range(world.cells)]
+        self.heat = [np.zeros_like(devices.busy) for devices, _ in self.people]
+        self._links, self.desks = links_and_desks(self)
+        self.minds = Minds(self, policies)
+        self.gathering = None if world.sights is None else Gathering(self)
 
     def run(self) -> EventFleet:
         """Take events off the heap until there are none."""
         world = self.world
         for cell in range(world.cells):
-            for rid, (t, device) in enumerate(self._arrivals(cell)):
+            for rid, (t, device) in enumerate(arrivals_of(world, cell)):
                 self.at(t, INFERRED_0, cell, -1, partial(self._arrive, cell, rid, t, device))
         steps = {*range(world.interval, world.duration, world.interval)}
         for step in sorted(steps | {*range(world.feedback, world.duration, world.feedback)}):
-            self.at(step, CONTROL, 0, 0, self._control)
+            self.at(step, CONTROL, 0, 0, self.minds.control)
+        if self.gathering is not None:
+            self.gathering.begin()
         while self._heap:
             self.now, _, _, _, _, what = heappop(self._heap)
             what()
@@ -102,12 +97,23 @@ class EventFleet:
         """Let something happen."""
         heappush(self._heap, (int(when), kind, cell, number, next(self._tie), what))
 
-    def desk_of(self, one: Request, level: int) -> EventDesk:
-        """Return the edge node or the server that a request goes to."""
+    def taker_of(self, one: Request, level: int) -> Callable[[], None]:
+        """Return what takes a message at the tier that it goes to: a desk, or the aggregators."""
         node = one.node + self.world.nodes(one.cell).start
         if level == 1:
-            return self._desks[0][node]
-        return self._desks[1][node * self.scenario.edge_servers.count // self.scenario.edge_nodes.count]
+            return partial(self.desks[0][node].arrive, one)
+        if isinstance(one, View):
+            assert self.gathering is not None
+            return partial(self.gathering.arrive, one)
+        return partial(self.desks[1][self._server_of(one)].arrive, one)
+
+    def _server_of(self, one: Request) -> int:
+        node = one.node + self.world.nodes(one.cell).start
+        return node * self.scenario.edge_servers.count // self.scenario.edge_nodes.count
+
+    def link_of(self, one: Request) -> EventLink:
+        """Return the link from a message's edge node to the servers."""
+        return self._links[1][self.world.nodes(one.cell).start + one.node]
 
     def interval_of(self, t: int) -> int:
         """Return the row of the time series that a time falls in."""
@@ -124,13 +130,17 @@ class EventFleet:
         one.answered[level] = True
         if level == 0:
             self._end(one, 0, why)
-            self._learn(one, 0, Action.ESCALATE, one.sent[0], -1)
+            self.minds.learn(one, 0, Action.ESCALATE, one.sent[0], -1)
             return
-        self._learn(one, 1, Action.ESCALATE, one.sent[1], -1)
+        self.minds.learn(one, 1, Action.ESCALATE, one.sent[1], -1)
         self._go_home(one, 1, why)
 
     def inferred_1(self, one: Request) -> None:
         """An edge node is done."""
+        if isinstance(one, View):
+            assert self.gathering is not None
+            self.gathering.inferred(one)
+            return
         world, now = self.world, self.now
         one.end = now
         table, keys = world.tables[1], world.keys[one.cell]
@@ -143,27 +153,28 @@ class EventFleet:
             uniform=uniforms(keys[Purpose.UNIFORM_1], np.array([one.rid])),
             remaining_ms=left / 1e6,
             bytes_up=world.edge.size,
-            upstream_ms=self._upstream_ms[1],
-            device=self._number(one),
+            upstream_ms=self.minds.upstream_ms[1],
+            upstream_load=self.minds.loads[1][self._server_of(one)],
+            device=self.number(one),
         )
-        action = self._decide(one, 1, len(self.policies) - 1, one.node, batch, left > 0 or late)
-        allowed = _allowed(left, world.edge.reserve, world.edge.timeout)
+        action = self.minds.decide(one, 1, len(self.minds.policies) - 1, one.node, batch, left > 0 or late)
+        allowed = allowed_ns(left, world.edge.reserve, world.edge.timeout)
         if action == Action.ACCEPT:
-            self._learn(one, 1, Action.ACCEPT, now, -1)
+            self.minds.learn(one, 1, Action.ACCEPT, now, -1)
             self._go_home(one, 1, Reason.OK)
         elif action == Action.ABSTAIN:
-            self._learn(one, 1, Action.ABSTAIN, now, -1)
+            self.minds.learn(one, 1, Action.ABSTAIN, now, -1)
             self._go_home(one, -1, Reason.ABSTAINED)
         elif action == Action.DEFER:
-            self._learn(one, 1, Action.ACCEPT, now, -1)
+            self.minds.learn(one, 1, Action.ACCEPT, now, -1)
             self._go_home(one, 1, Reason.DEFERRED)
             one.answered[1] = True
             self._rise(one, FAR)
         else:
             self.stats.count[Count.ESCALATED_1] += 1
-            self._escalated(one, 1)
+            self.minds.escalated(one, 1)
             if allowed <= 0 and not late:
-                self._learn(one, 1, Action.ACCEPT, now, -1)
+                self.minds.learn(one, 1, Action.ACCEPT, now, -1)
                 self._go_home(one, 1, Reason.DEADLINE)
             else:
                 self._rise(one, now + (allowed if allowed > 0 else world.edge.timeout))
@@ -174,43 +185,8 @@ class EventFleet:
         back = self.now + int(drawn(self.world.uplink.latency_down, 0, keys[Purpose.UPLINK_DOWN], one.rid))
         self.at(back, ANSWER, one.cell, one.rid, lambda: self._from_server(one))
 
-    def _built(self) -> tuple[list[list[EventLink]], list[list[EventDesk]]]:
-        world, scenario = self.world, self.scenario
-        links: list[list[EventLink]] = [[], []]
-        desks: list[list[EventDesk]] = [[], []]
-        for cell in range(world.cells):
-            nodes, keys = world.nodes(cell), world.keys[cell]
-            for hop, config in enumerate((scenario.links.access, scenario.links.uplink)):
-                key = keys[Purpose.OUTAGE_0 if hop == 0 else Purpose.OUTAGE_1]
-                down = from_config(config.outages, len(nodes), world.duration, key)
-                links[hop] += [EventLink(self, cell, hop, node, down) for node in range(len(nodes))]
-            down = from_config(scenario.edge_nodes.failures, len(nodes), world.duration, keys[Purpose.FAILURE_1])
-            desks[0] += [
-                EventDesk(self, 1, node, down, self._upgrade(1, nodes.start + node), nodes.start + node)
-                for node in range(len(nodes))
-            ]
-        servers = scenario.edge_servers
-        down = from_config(servers.failures, servers.count, world.duration, world.keys[world.cells, Purpose.FAILURE_2])
-        desks[1] += [EventDesk(self, 2, unit, down, self._upgrade(2, unit), unit) for unit in range(servers.count)]
-        return links, desks
-
-    def _upgrade(self, level: int, unit: int) -> int:
-        units = np.array([unit])
-        purpose = (Purpose.ROLLOUT_0, Purpose.ROLLOUT_1, Purpose.ROLLOUT_2)[level]
-        return int(self.world.upgrades(level, units, uniforms(self.world.keys[self.world.cells, purpose], units))[0])
-
-    def _arrivals(self, cell: int) -> list[tuple[int, int]]:
-        world, found, first = self.world, [], 0
-        for kind in range(len(self.scenario.endpoints)):
-            mine = len(world.devices(cell, kind))
-            if mine:
-                t, device = source_of(world, cell, kind, first, mine).until(world.duration)
-                found += [(when, kind, place, who) for place, (when, who) in enumerate(zip(t.tolist(), device.tolist(), strict=True))]  # fmt: skip  # noqa: E501
-            first += mine
-        return [(when, who) for when, _, _, who in sorted(found)]
-
     def _arrive(self, cell: int, rid: int, t: int, device: int) -> None:
-        world, (devices, _) = self.world, self._people[cell]
+        world, (devices, _) = self.world, self.people[cell]
         one = Request(cell, rid, t, device)
         kind, keys = int(devices.kind[device]), world.keys[cell]
         self.stats.count[Count.ARRIVED] += 1
@@ -223,12 +199,12 @@ class EventFleet:
         service = int(drawn(world.kinds.service, kind, keys[Purpose.SERVICE_0], rid))
         if len(devices.throttled) and devices.throttled[device]:
             service = int(service * world.kinds.slowdown[kind])
-        free = int(devices.free[device])
+        free = int(devices.state[device, State.FREE])
         start = max(t, free)
         if t >= free + int(world.kinds.awake[kind]):
             start = t + int(world.kinds.wake[kind])
         end = start + service
-        devices.free[device] = end
+        devices.state[device, State.FREE] = end
         if len(devices.busy):
             devices.busy[device] += service
         samples = world.tables[0].samples
@@ -237,7 +213,7 @@ class EventFleet:
         self.at(end, INFERRED_0, cell, rid, lambda: self._inferred_0(one, kind, service))
 
     def _inferred_0(self, one: Request, kind: int, service: int) -> None:
-        world, now, (devices, _) = self.world, self.now, self._people[one.cell]
+        world, now, (devices, _) = self.world, self.now, self.people[one.cell]
         table, keys, kinds = world.tables[0], world.keys[one.cell], world.kinds
         deadline = int(kinds.deadline[kind])
         left = math.inf if deadline >= FAR else one.t + deadline - now
@@ -248,11 +224,12 @@ class EventFleet:
             uniform=uniforms(keys[Purpose.UNIFORM_0], np.array([one.rid])),
             remaining_ms=left / 1e6,
             bytes_up=int(kinds.size[kind]),
-            upstream_ms=self._upstream_ms[0],
-            device=self._number(one),
+            upstream_ms=self.minds.upstream_ms[0],
+            upstream_load=self.minds.loads[0][self._node(one, kind) + world.nodes(one.cell).start],
+            device=self.number(one),
         )
-        action = self._decide(one, 0, kind, one.device, batch, left > 0)
-        has_battery = len(devices.battery) > 0 and devices.battery[one.device, DEATH] != NO_BATTERY
+        action = self.minds.decide(one, 0, kind, one.device, batch, left > 0)
+        has_battery = len(devices.died) > 0 and devices.state[one.device, State.SINCE] != NO_BATTERY
         if has_battery and not lives(devices, kinds, one, self.now, kind, service, action):
             self._end(one, -1, Reason.DEAD)
             return
@@ -261,23 +238,23 @@ class EventFleet:
         self.stats.count[Count.WAIT_NS_0] += now - service - one.t
         if action == Action.ACCEPT:
             self._end(one, 0, Reason.OK)
-            self._learn(one, 0, Action.ACCEPT, now, -1)
+            self.minds.learn(one, 0, Action.ACCEPT, now, -1)
             return
         if action == Action.ABSTAIN:
             self._end(one, -1, Reason.ABSTAINED)
-            self._learn(one, 0, Action.ABSTAIN, now, -1)
+            self.minds.learn(one, 0, Action.ABSTAIN, now, -1)
             return
         if action == Action.DEFER:
             self._end(one, 0, Reason.DEFERRED)
-            self._learn(one, 0, Action.ACCEPT, now, -1)
+            self.minds.learn(one, 0, Action.ACCEPT, now, -1)
             one.answered[0] = True
         else:
             self.stats.count[Count.ESCALATED_0] += 1
-            self._escalated(one, 0)
-            allowed = _allowed(left, int(kinds.reserve[kind]), int(kinds.timeout[kind]))
+            self.minds.escalated(one, 0)
+            allowed = allowed_ns(left, int(kinds.reserve[kind]), int(kinds.timeout[kind]))
             if allowed <= 0:
                 self._end(one, 0, Reason.DEADLINE)
-                self._learn(one, 0, Action.ACCEPT, now, -1)
+                self.minds.learn(one, 0, Action.ACCEPT, now, -1)
                 return
             one.limit[0] = now + allowed
             self._wait(one, 0)
@@ -286,19 +263,21 @@ class EventFleet:
         self._links[0][self.world.nodes(one.cell).start + one.node].send(one, int(kinds.size[kind]))
 
     def _node(self, one: Request, kind: int) -> int:
-        devices, dwell = self._people[one.cell][0], int(self.world.kinds.dwell[kind])
+        devices, dwell = self.people[one.cell][0], int(self.world.kinds.dwell[kind])
         if dwell < FAR:
             move = (self.now + int(devices.phase[one.device])) // dwell
             if move:
                 keys, nodes = self.world.keys[one.cell], len(self.world.nodes(one.cell))
                 return int(below(keys[Purpose.MOBILITY], (one.device << 32) + move, nodes))
-        return int(devices.node[one.device])
+        nodes, first = self.scenario.edge_nodes.count, self.world.nodes(one.cell).start
+        place = self.number(one) - int(self.world.class_first[kind])
+        return place * nodes // self.scenario.endpoints[kind].count - first
 
     def _rise(self, one: Request, limit: int) -> None:
         one.sent[1], one.limit[1] = self.now, limit
         if limit < FAR:
             self._wait(one, 1)
-        self._links[1][self.world.nodes(one.cell).start + one.node].send(one, self.world.edge.size)
+        self.link_of(one).send(one, self.world.edge.size)
 
     def _wait(self, one: Request, level: int) -> None:
         limit = one.limit[level]
@@ -318,7 +297,7 @@ class EventFleet:
         row = self.stats.series[self.interval_of(self.now)]
         row[Series.ABOVE_1] += 1
         row[Series.ABOVE_NS_1] += self.now - one.sent[1]
-        self._learn(one, 1, Action.ESCALATE, one.sent[1], 2)
+        self.minds.learn(one, 1, Action.ESCALATE, one.sent[1], 2)
         self._go_home(one, 2, Reason.OK)
 
     def _go_home(self, one: Request, tier: int, why: int) -> None:
@@ -331,91 +310,32 @@ class EventFleet:
             return
         one.answered[0] = True
         self._end(one, tier, why)
-        self._learn(one, 0, Action.ESCALATE, one.sent[0], tier)
+        self.minds.learn(one, 0, Action.ESCALATE, one.sent[0], tier)
 
-    def _decide(self, one: Request, level: int, which: int, unit: int, batch: Batch, feasible: bool) -> int:
-        policy = self.policies[which]
-        if policy.sequential:
-            policy = self._memories.setdefault((level, one.cell, unit), copy.deepcopy(policy))
-        decided = policy.decide(batch)
-        action = int(decided.action[0])
-        one.chance[level] = float(decided.propensity[0])
-        if policy.sequential:
-            done = action if feasible or action == Action.ABSTAIN else Action.ACCEPT
-            policy.commit(batch, np.array([done], np.int8))
-        return action
-
-    def _number(self, one: Request) -> int:
-        return int(self._people[one.cell][0].number[one.device])
+    def number(self, one: Request) -> int:
+        """Return the fleet's number of a request's device."""
+        return int(self.people[one.cell][0].number[one.device])
 
     def _end(self, one: Request, tier: int, why: int) -> None:
-        kind = int(self._people[one.cell][0].kind[one.device])
+        kind = int(self.people[one.cell][0].kind[one.device])
         row = one.row[tier] if tier >= 0 else 0
         self._ended.append(
-            [one.cell, one.rid, one.t, self._number(one), kind, tier, int(why), self.now, row, one.sent[0]]
+            [one.cell, one.rid, one.t, self.number(one), kind, tier, int(why), self.now, row, one.sent[0]]
         )
 
-    def _learn(self, one: Request, level: int, action: int, decided: int, upper: int) -> None:
-        chance = int(np.array([one.chance[level]]).view(np.int64)[0])
-        took = self.now - decided if upper >= 0 else -1
-        upper_row = one.row[upper] if upper >= 0 else 0
-        self._fed.append(
-            [level, self.now, one.cell, one.rid, self._number(one), one.row[level], int(action), chance, decided, upper,
-             upper_row, took]
-        )  # fmt: skip
-
-    def _escalated(self, one: Request, level: int) -> None:
-        self._outcomes.append([level, self._number(one), self.now, 0, 0, 1])
-
-    def _control(self) -> None:
-        """Do what the engine does between windows."""
-        world, now = self.world, self.now
-        ended, fed = _matrix(self._ended, ENDED), _matrix(self._fed, FED)
-        self._count_ended()
-        self._mail.put([fed], [_matrix(self._outcomes, OUTCOME), *self._told(ended, fed)])
-        self._fed, self._outcomes = [], []
-        if now % world.feedback == 0 and self._observes:
-            for policy, feedback in zip(self.policies, self._mail.feedback(now), strict=True):
-                if feedback is not None and listens(policy, "observe"):
-                    policy.observe(feedback)
-        if now % world.interval:
-            return
-        row = self.stats.series[now // world.interval - 1]
-        edge, server = self.scenario.edge_nodes, self.scenario.edge_servers
-        load = (
-            int(row[Series.BUSY_NS_1]) / (edge.count * edge.workers * world.interval),
-            int(row[Series.BUSY_NS_2]) / (server.count * server.workers * world.interval),
-        )
-        wanted = [listens(policy, "retune") for policy in self.policies]
-        told = self._mail.telemetry(now, world.interval, load, wanted)
-        for policy, telemetry in zip(self.policies, told, strict=True):
-            if telemetry is not None:
-                policy.retune(telemetry)
-        self._upstream_ms = (
-            mean_ms(int(row[Series.ABOVE_NS_0]), int(row[Series.ABOVE_0]), self._upstream_ms[0]),
-            mean_ms(int(row[Series.ABOVE_NS_1]), int(row[Series.ABOVE_1]), self._upstream_ms[1]),
-        )
-        for cell, (devices, _) in enumerate(self._people):
-            for d in range(len(devices.busy)):
-                thermal = profile_of(self.scenario.endpoints[int(devices.kind[d])]).thermal
-                if thermal is not None:
-                    before = int(self.heat[cell][d]), int(devices.busy[d]), int(devices.throttled[d])
-                    self.heat[cell][d], devices.throttled[d] = warm(thermal, world.interval, *before)
-            devices.busy[:] = 0
-
-    def _told(self, ended: Any, fed: Any) -> list[Any]:
-        answers = ended[(ended[:, Ended.TIER] >= 0) & (ended[:, Ended.REASON] != CORRECTED)]
-        return [outcomes_0(answers, self.world.kinds.slo), outcomes_1(fed[fed[:, Fed.LEVEL] == 1])]
-
-    def _count_ended(self) -> None:
-        world, ended = self.world, _matrix(self._ended, ENDED)
+    def count_ended(self) -> Any:
+        """Count the requests that ended since the last time; return them, int64 ``[n, ENDED]``."""
+        world, ended = self.world, np.array(self._ended, np.int64).reshape(len(self._ended), ENDED)
         right = tuple(table.right for table in world.tables)
         count_ended(ended, self.stats, world.keys, world.kinds.slo, right, world.interval)
         self._all.append(ended)
         self._ended = []
+        return ended
 
     def _close(self) -> None:
-        self._count_ended()
+        self.count_ended()
+        if self.gathering is not None:
+            self.gathering.finish()
         ended = np.concatenate(self._all)
         ended = ended[ended[:, Ended.REASON] != CORRECTED]
         self.requests_table = ended[np.lexsort((ended[:, Ended.RID], ended[:, Ended.CELL]))]
@@ -424,11 +344,3 @@ class EventFleet:
     def hash(self) -> str:
         """As `FleetResult.hash`."""
         return f"{int(self.stats.digest[0]):016x}"
-
-
-def _allowed(left: float, reserve: int, timeout: int) -> int:
-    return timeout if left == math.inf else math.floor(upstream_budget_s(left, reserve, timeout))
-
-
-def _matrix(rows: list[list[int]], width: int) -> Any:
-    return np.array(rows, np.int64).reshape(len(rows), width)

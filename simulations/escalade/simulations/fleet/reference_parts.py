@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from escalade.policies import Action
+from escalade.simulations.fleet.columns import uniforms
 from escalade.simulations.fleet.draws import Purpose, drawn, uniform
-from escalade.simulations.fleet.local import CHARGE, DEATH, SINCE
+from escalade.simulations.fleet.gauge import Gauge
+from escalade.simulations.fleet.intervals import from_config
 from escalade.simulations.fleet.result import Count, Reason, Series
-from escalade.simulations.fleet.rows import FAR
+from escalade.simulations.fleet.rows import FAR, OUTCOME, Ended, Fed, Outcome, State
+from escalade.simulations.fleet.sources import source_of
 from escalade.tiers.breaker import Breaker
+from escalade.tiers.deadline import upstream_budget_s
 
 if TYPE_CHECKING:
-    from escalade.simulations.fleet.compiled import Kinds
+    from numpy.typing import NDArray
+
+    from escalade.simulations.fleet.compiled import Kinds, World
     from escalade.simulations.fleet.hardware import Thermal
     from escalade.simulations.fleet.intervals import Intervals
     from escalade.simulations.fleet.local import Devices
     from escalade.simulations.fleet.reference import EventFleet
 
-CONTROL, FREE, INFERRED_0, ARRIVAL_1, BATCH_1, INFERRED_1, ARRIVAL_2, BATCH_2, ANSWER, LIMIT_1, LIMIT_0 = range(11)
+(
+    CONTROL, FREE, INFERRED_0, ARRIVAL_1, BATCH_1, INFERRED_1, DUE, FINAL, ARRIVAL_2, BATCH_2, ANSWER, LIMIT_1, LIMIT_0,
+) = range(13)  # fmt: skip
+AT_NODE = ARRIVAL_1
 
 
 class Request:
@@ -108,9 +120,9 @@ class EventLink:
         if retries > wire.max_retries:
             fleet.stats.count[Count.LOST_0 + hop] += 1
             return  # whoever waits does so until its limit
-        desk = fleet.desk_of(one, hop + 1)
+        arrive = fleet.taker_of(one, hop + 1)
         arrival = (ARRIVAL_1, ARRIVAL_2)[hop]
-        fleet.at(when + delay + retries * wire.retry, arrival, one.cell, one.rid, lambda: desk.arrive(one))
+        fleet.at(when + delay + retries * wire.retry, arrival, one.cell, one.rid, arrive)
 
 
 class EventDesk:
@@ -122,6 +134,8 @@ class EventDesk:
         self.down, self.place = periods_of(down, unit), place
         self.idle = self.desk.workers
         self.queue: deque[Request] = deque()
+        self.inside: set[Request] = set()
+        """Those that wait or are served."""
         self.batches = self.desk.max_batch > 1
 
     def arrive(self, one: Request) -> None:
@@ -133,10 +147,12 @@ class EventDesk:
         if up_from(self.down, fleet.now) != fleet.now:
             self._refuse(one, Reason.UNAVAILABLE)
         elif not self.batches and self.idle:
+            self.inside.add(one)
             self._begin([one])
         elif self.desk.max_queue and len(self.queue) >= self.desk.max_queue:
             self._refuse(one, Reason.REFUSED)
         else:
+            self.inside.add(one)
             self.queue.append(one)
             if self.batches and self.idle:
                 self._later()
@@ -153,6 +169,8 @@ class EventDesk:
                 one = self.queue.popleft()
                 if not one.at < one.limit[self.level - 1] <= now:  # else it is late, and nobody waits for it
                     batch.append(one)
+                else:
+                    self.inside.remove(one)
             if batch:
                 self._begin(batch)
 
@@ -176,10 +194,17 @@ class EventDesk:
             done = fleet.inferred_1 if level == 1 else fleet.inferred_2
             kind = INFERRED_1 if level == 1 else ANSWER
             fleet.at(now + service, kind, one.cell, one.rid, partial(done, one))
-        fleet.at(now + service, FREE, self.place, first.rid, self._freed)
+        fleet.at(now + service, FREE, self.place, first.rid, partial(self._freed, batch))
 
-    def _freed(self) -> None:
+    def load(self) -> float:
+        """Return how full it is, as its answers would say."""
+        limits = [(one.at, one.limit[self.level - 1]) for one in self.inside]
+        given = [limit - at for at, limit in limits if at < limit < FAR]
+        return Gauge(self.desk).load(len(self.inside), len(self.queue), sum(given), len(given))
+
+    def _freed(self, batch: list[Request]) -> None:
         self.idle += 1
+        self.inside.difference_update(batch)
         if self.batches:
             if self.queue:
                 self._later()
@@ -211,29 +236,28 @@ def up_from(periods: list[tuple[int, int]], t: int) -> int:
 
 def lives(devices: Devices, kinds: Kinds, one: Request, now: int, kind: int, service: int, action: int) -> bool:
     """Charge the battery for one inference; whether the device lives to send what it decided."""
-    battery = devices.battery[one.device]
-    if battery[DEATH] >= 0:
+    state, died = devices.state[one.device], devices.died
+    if died[one.device] >= 0:
         return False
-    idle = int(kinds.idle_uw[kind])
-    for until in (now - service, now):
-        passed, charge = until - int(battery[SINCE]), int(battery[CHARGE])
-        if passed <= 0:
-            continue
-        spent = passed // 1000 * idle + passed % 1000 * idle // 1000
-        if spent >= charge and idle > 0:
-            us = charge // idle
-            battery[:] = 0, now, battery[SINCE] + us * 1000 + -(-(charge - us * idle) * 1000 // idle)
-            return False
-        battery[CHARGE], battery[SINCE] = charge - spent, until
-    active = int(kinds.active_uw[kind])
-    cost = service // 1000 * active + service % 1000 * active // 1000
+    passed, charge, idle = now - int(state[State.SINCE]), int(state[State.CHARGE]), int(kinds.idle_uw[kind])
+    spent = passed * idle // 1000 if passed > 0 else 0
+    if spent >= charge and idle > 0 and passed > 0:
+        us = charge // idle
+        died[one.device] = int(state[State.SINCE]) + us * 1000 + -(-(charge - us * idle) * 1000 // idle)
+        return False
+    spent += service * int(kinds.active_uw[kind]) // 1000
     if action in (Action.ESCALATE, Action.DEFER):
-        cost += int(kinds.message_pj[kind]) + int(kinds.byte_pj[kind]) * int(kinds.size[kind])
-    if cost >= battery[CHARGE]:
-        battery[DEATH], battery[CHARGE] = now, 0
+        spent += int(kinds.message_pj[kind]) + int(kinds.byte_pj[kind]) * int(kinds.size[kind])
+    if spent >= charge:
+        died[one.device] = now
         return False
-    battery[CHARGE] -= cost
+    state[State.CHARGE], state[State.SINCE] = charge - spent, now
     return True
+
+
+def allowed_ns(left: float, reserve: int, timeout: int) -> int:
+    """Return how long the tier above may take."""
+    return timeout if left == math.inf else math.floor(upstream_budget_s(left, reserve, timeout))
 
 
 def warm(thermal: Thermal, interval: int, heat: int, busy: int, throttled: int) -> tuple[int, int]:
@@ -242,3 +266,61 @@ def warm(thermal: Thermal, interval: int, heat: int, busy: int, throttled: int) 
     if heat >= round(thermal.hot * interval):
         return heat, 1
     return heat, 0 if heat <= round(thermal.cool * interval) else throttled
+
+
+def outcomes_0(ended: NDArray[np.int64], slo: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return answers as the endpoints' telemetry counts them: in time unless degraded or late."""
+    rows = np.zeros((len(ended), OUTCOME), np.int64)
+    rows[:, Outcome.UNIT], rows[:, Outcome.KNOWN] = ended[:, Ended.DEVICE], ended[:, Ended.AT]
+    sound = np.isin(ended[:, Ended.REASON], (0, 7))
+    in_time = ended[:, Ended.AT] - ended[:, Ended.T] <= slo[ended[:, Ended.KIND]]
+    rows[:, Outcome.IN_TIME], rows[:, Outcome.ANSWERED] = sound & in_time, 1
+    return rows
+
+
+def outcomes_1(fed: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return answers as the edge nodes' telemetry counts them: in time if the tier that was wanted gave them."""
+    rows = np.zeros((len(fed), OUTCOME), np.int64)
+    rows[:, Outcome.LEVEL], rows[:, Outcome.UNIT], rows[:, Outcome.KNOWN] = 1, fed[:, Fed.DEVICE], fed[:, Fed.KNOWN]
+    rows[:, Outcome.IN_TIME] = (fed[:, Fed.ACTION] != 1) | (fed[:, Fed.UPPER] >= 0)
+    rows[:, Outcome.ANSWERED], rows[:, Outcome.NODE] = 1, fed[:, Fed.NODE]
+    return rows
+
+
+def arrivals_of(world: World, cell: int) -> list[tuple[int, int]]:
+    """Return times and devices of a cell's arrivals, in order of time, then of class."""
+    found, first = list[tuple[int, int, int, int]](), 0
+    for kind in range(len(world.scenario.endpoints)):
+        mine = len(world.devices(cell, kind))
+        if mine:
+            t, device = source_of(world, cell, kind, first, mine).until(world.duration)
+            pairs = zip(t.tolist(), device.tolist(), strict=True)
+            found += [(when, kind, place, who) for place, (when, who) in enumerate(pairs)]
+        first += mine
+    return [(when, who) for when, _, _, who in sorted(found)]
+
+
+def links_and_desks(fleet: EventFleet) -> tuple[list[list[EventLink]], list[list[EventDesk]]]:
+    """Return the links of both hops, and the edge nodes and servers, in the fleet's order."""
+    world, scenario = fleet.world, fleet.world.scenario
+    links: list[list[EventLink]] = [[], []]
+    desks: list[list[EventDesk]] = [[], []]
+
+    def upgrade(level: int, unit: int) -> int:
+        units = np.array([unit])
+        purpose = (Purpose.ROLLOUT_0, Purpose.ROLLOUT_1, Purpose.ROLLOUT_2)[level]
+        return int(world.upgrades(level, units, uniforms(world.keys[world.cells, purpose], units))[0])
+
+    for cell in range(world.cells):
+        nodes, keys = world.nodes(cell), world.keys[cell]
+        for hop, config in enumerate((scenario.links.access, scenario.links.uplink)):
+            down = from_config(
+                config.outages, len(nodes), world.duration, keys[(Purpose.OUTAGE_0, Purpose.OUTAGE_1)[hop]]
+            )
+            links[hop] += [EventLink(fleet, cell, hop, node, down) for node in range(len(nodes))]
+        down = from_config(scenario.edge_nodes.failures, len(nodes), world.duration, keys[Purpose.FAILURE_1])
+        desks[0] += [EventDesk(fleet, 1, place, down, upgrade(1, node), node) for place, node in enumerate(nodes)]
+    servers = scenario.edge_servers
+    down = from_config(servers.failures, servers.count, world.duration, world.keys[world.cells, Purpose.FAILURE_2])
+    desks[1] += [EventDesk(fleet, 2, unit, down, upgrade(2, unit), unit) for unit in range(servers.count)]
+    return links, desks

@@ -12,6 +12,7 @@ from escalade.simulations import html
 from escalade.simulations.fleet.energy import battery, energy_j
 from escalade.simulations.fleet.recovery import faults
 from escalade.simulations.fleet.report_charts import WIDE, Timeline, battery_life, latency_cdf
+from escalade.simulations.fleet.report_events import events_section
 from escalade.simulations.fleet.result import Count, Hist, Reason
 from escalade.simulations.fleet.scenario import TIERS
 from escalade.simulations.fleet.summary import HOPS, latency_all_ms, time_series
@@ -129,6 +130,7 @@ def render(result: FleetResult) -> str:
             + html.figure(up, html.legend(_keys(("to the edge nodes", "to the servers"), ("s0", "s3"), "line")))
             + "</div>",
         ),
+        events_section(result, over_time, series),
         _energy(result, over_time, series),
         html.section(
             "Outages and recovery",

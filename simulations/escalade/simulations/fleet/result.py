@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from escalade.simulations.fleet.event_section import MOST_VIEWS
 from escalade.simulations.fleet.histogram import BINS, quantile_ms
 from escalade.simulations.fleet.scenario import TIERS
 
@@ -34,7 +35,6 @@ class Reason(IntEnum):
     OFFLINE = 9  #: the device had left (churn): the input was not seen
     FILTERED = 10  #: the trigger sensor did not wake the device
     DEAD = 11  #: the battery was empty
-    INCOMPLETE = 12  #: a fused event of which not all observations came in time
 
 
 REASONS = len(Reason)
@@ -94,9 +94,18 @@ class Count(IntEnum):
     LOST_1 = 28
     RETRIES = 29  #: transmissions repeated
     DEATHS = 30  #: batteries that became empty
-    EVENTS = 31  #: fused events
-    EVENTS_CORRECT = 32
-    EVENTS_VIEWS = 33  #: observations used in them
+    EVENTS = 31  #: fused events, those of which no view came among them
+    EVENTS_COMPLETE = 32  #: answered from all views
+    EVENTS_QUORUM = 33  #: from a quorum
+    EVENTS_DEADLINE = 34  #: from what had come at the deadline
+    EVENTS_CORRECT = 35  #: answered right, corrections not counted
+    EVENTS_CORRECT_LAST = 36  #: the last answer was right
+    EVENTS_CORRECTIONS = 37  #: answers after the first
+    EVENTS_VIEWS = 38  #: views used in the first answers
+    VIEWS_LATE = 39  #: that came after the answer, in time for a correction
+    VIEWS_EXPIRED = 40  #: that came later still
+    VIEWS_LOST = 41  #: that never came
+    BYTES_VIEWS = 42  #: sent by edge nodes; part of BYTES_1
 
 
 COUNTS = len(Count)
@@ -127,6 +136,11 @@ class Series(IntEnum):
     ABOVE_NS_0 = 19  #: how long these took
     ABOVE_1 = 20
     ABOVE_NS_1 = 21
+    EVENTS = 22  #: answered; by the answer's time, as the next two
+    EVENTS_CORRECT = 23
+    EVENTS_NS = 24  #: from the events to their answers
+    VIEWS = 25  #: that reached the aggregator; by their arrival, as the next
+    VIEWS_CORRECT = 26
 
 
 SERIES = len(Series)
@@ -149,6 +163,16 @@ class Class(IntEnum):
 CLASSES = len(Class)
 
 
+class ViewCount(IntEnum):
+    """The columns of `Stats.by_view`; a row is a place in the groups of nodes that see an event."""
+
+    CAME = 0  #: views that reached the aggregator
+    CORRECT = 1  #: right by themselves
+
+
+VIEW_COUNTS = len(ViewCount)
+
+
 @dataclass(slots=True, eq=False)
 class Stats:
     """Integer sums of one shard or of a whole run; `digest` is a sum of one hash a request, so order cannot matter.
@@ -162,9 +186,11 @@ class Stats:
     series
         int64 ``[intervals + 1, SERIES]``.
     digest
-        uint64 ``[1]``: modulo 2 ** 64, over tier, reason, time and correctness of every request.
+        uint64 ``[1]``: modulo 2 ** 64, over tier, reason, time and correctness of every request and fused event.
     by_class
         int64 ``[classes, CLASSES]``, by class of endpoints and `Class`.
+    by_view
+        int64 ``[MOST_VIEWS, VIEW_COUNTS]``, by place in a group of nodes and `ViewCount`.
     """
 
     count: NDArray[np.int64]
@@ -173,6 +199,7 @@ class Stats:
     series: NDArray[np.int64]
     digest: NDArray[np.uint64]
     by_class: NDArray[np.int64]
+    by_view: NDArray[np.int64]
 
     @classmethod
     def empty(cls, intervals: int, classes: int) -> Stats:
@@ -184,6 +211,7 @@ class Stats:
             np.zeros((intervals + 1, SERIES), np.int64),
             np.zeros(1, np.uint64),
             np.zeros((classes, CLASSES), np.int64),
+            np.zeros((MOST_VIEWS, VIEW_COUNTS), np.int64),
         )
 
     def add(self, other: Stats) -> None:
@@ -194,6 +222,7 @@ class Stats:
         self.series += other.series
         self.digest += other.digest
         self.by_class += other.by_class
+        self.by_view += other.by_view
 
     @classmethod
     def merged(cls, parts: Iterable[Stats]) -> Stats:
@@ -262,6 +291,8 @@ class FleetResult:
         With ``keep_requests``: columns by name, one row a request that ended, in order of cell and number.
     devices
         With batteries: ``charge_share`` left at the end, float64 ``[devices]``; ``died_s``, nan where alive.
+    unhealthy
+        With fused events: how many nodes are unwell at the end, by what health checks found.
     """
 
     scenario: Scenario
@@ -277,10 +308,11 @@ class FleetResult:
     peak_rss_mb: float = 0.0
     requests_table: dict[str, NDArray[Any]] | None = None
     devices: dict[str, NDArray[np.float64]] | None = None
+    unhealthy: dict[str, int] | None = None
 
     @property
     def hash(self) -> str:
-        """Return 16 hexadecimal digits over what became of every request; the same on every backend."""
+        """Return 16 hexadecimal digits over what became of every request and event; the same on every backend."""
         return f"{int(self.stats.digest[0]):016x}"
 
     @property

@@ -22,6 +22,26 @@ class Local(IntEnum):
 LOCAL = len(Local)
 
 
+class State(IntEnum):
+    """What changes with every request of an endpoint, in one line of the processor's cache: columns of int64.
+
+    There are as many as the scenario needs: `FREE`, those before `ANSWERED`, or all.
+    """
+
+    FREE = 0  #: when its processor is, ns
+    CHARGE = 1  #: of the battery, pJ
+    SINCE = 2  #: when that was left, ns; or `DEAD`, `NO_BATTERY`
+    LEAVES = 3  #: no period of absence begins or lasts before, ns
+    ANSWERED = 4  #: answers at once that telemetry has not been told of
+    IN_TIME = 5  #: those of them
+    ESCALATED = 6
+
+
+STATE = 8
+BATTERIES_AND_CHURN = int(State.ANSWERED)
+DEAD, NO_BATTERY = -1, -2
+
+
 class Up(IntEnum):
     """A message on its way up: int64 ``[n, UP]``, a row each, since rows are sorted and picked."""
 
@@ -102,6 +122,7 @@ class Outcome(IntEnum):
     IN_TIME = 3
     ANSWERED = 4
     ESCALATED = 5
+    NODE = 6  #: of the fleet, whose policy it is; only of edge nodes
 
 
 OUTCOME = len(Outcome)
@@ -122,6 +143,21 @@ class Fed(IntEnum):
     UPPER = 9  #: tier that answered above; -1 for none
     UPPER_ROW = 10  #: of its score table
     TOOK = 11  #: time that asking took; -1 where it was not answered
+    NODE = 12  #: of the fleet, that decided; -1 for an endpoint
 
 
 FED = len(Fed)
+
+
+class Seen(IntEnum):
+    """One view of a fused event on its way to the aggregator: int64 ``[n, SEEN]``, a row each."""
+
+    CELL = 0
+    EVENT = 1  #: number in its cell
+    VIEW = 2  #: place of the node in its group
+    GROUP = 3  #: number in the fleet of the group's first node
+    T = 4  #: of the event
+    AT = 5  #: arrival at the aggregator; `FAR` for one that never comes
+
+
+SEEN = len(Seen)

@@ -13,6 +13,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from escalade.simulations.fleet.arrivals import Arrivals
 from escalade.simulations.fleet.distribution import Constant, Distribution, NonNegative, Positive, Share
+from escalade.simulations.fleet.event_section import Events
 from escalade.simulations.fleet.hardware import HardwareProfile
 from escalade.simulations.fleet.network import Link, Period, UpDown
 from escalade.tiers.config import Section
@@ -172,30 +173,6 @@ class Rollout(Section):
         return self
 
 
-class Events(Section):
-    """Events that several edge nodes observe, each by itself, and the server fuses. Not simulated yet: refused.
-
-    An event's observations arrive at `views` consecutive nodes of one cell at once, wait there for a worker as
-    any request, and go up as posteriors. The server's aggregator answers when all are there or `wait_ms` after
-    the first; it takes no worker's time.
-    """
-
-    rate_hz: Positive
-    """Of the whole fleet."""
-    views: Annotated[int, Field(ge=2, le=16)]
-    rule: str = "LogOpinionPool"
-    """A class of `escalade.policies.fusion` that needs no fit."""
-    table: Path | None = None
-    """``npz`` with ``z_test [views, N, C]`` logits and ``y_test [N]``; default: parametric, independent views."""
-    accuracy: Share = 0.8
-    """Of one view of the parametric table."""
-    classes: Annotated[int, Field(ge=2, le=1000)] = 10
-    wait_ms: Positive = 200.0
-    """Assumed; the deadline of completeness."""
-    bytes_up: Annotated[int, Field(ge=0)] = 64
-    """Of one posterior: ten classes in float32, and a header."""
-
-
 class Control(Section):
     """The slow loop. Time series have one row an interval."""
 
@@ -268,6 +245,12 @@ class Scenario(Section):
                     f"{where}: a period ends at {late.to_s:g} s, after the run of duration_s {self.duration_s:g}; "
                     "end it earlier or lengthen the run"
                 )
+        begun = max((one.at_s for one in self.events.faults), default=0.0) if self.events else 0.0
+        if begun >= self.duration_s:
+            raise ValueError(
+                f"events.faults: one begins at {begun:g} s, after the run of duration_s {self.duration_s:g}; "
+                "begin it earlier or lengthen the run"
+            )
         brownouts = self.edge_servers.brownouts
         if any(b.from_s < a.to_s for a, b in pairwise(brownouts)):
             raise ValueError("edge_servers.brownouts must ascend and not overlap")

@@ -6,16 +6,17 @@ import pickle
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from escalade.simulations.fleet.cell import Cell
 from escalade.simulations.fleet.deciding import PolicyRaisedError
-from escalade.simulations.fleet.protocol import Control, ShardEnd, ShardOutput
+from escalade.simulations.fleet.protocol import Control, ShardEnd, ShardOutput, Told
 from escalade.simulations.fleet.result import Count, Stats
-from escalade.simulations.fleet.rows import ENDED, FED, OUTCOME, UP
+from escalade.simulations.fleet.rows import ENDED, FED, OUTCOME, SEEN
 from escalade.simulations.fleet.sink import Scratch
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from escalade.simulations.fleet.book import Asked
     from escalade.simulations.fleet.compiled import World
 
@@ -35,7 +36,7 @@ class Shard:
 
     def advance(self, control: Control, t1: int) -> ShardOutput:
         """Do everything that happens before `t1`, ns; at the end of a control interval thermal states move on."""
-        outputs, told, failure = [], list[tuple[NDArray[np.int64], NDArray[np.int32]]](), None
+        outputs, told, failure = [], list[Told](), None
         before = self._stats.count[[Count.ANSWERED_0, Count.ANSWERED_1]]
         for cell in self._cells:
             try:
@@ -44,13 +45,13 @@ class Shard:
                 failure = error.failure
                 break
             if t1 % self._world.interval == 0:
-                cell.control(self._world)
-                told.append(cell.told())
+                cell.control(self._world, t1)
+                told += cell.told()
         for one in outputs:
             self._ended += one.ended
         answered = self._stats.count[[Count.ANSWERED_0, Count.ANSWERED_1]] - before
         return ShardOutput(
-            stacked([one.up for one in outputs], UP),
+            [one.up for one in outputs],
             stacked([rows for one in outputs for rows in one.outcomes], OUTCOME),
             stacked([rows for one in outputs for rows in one.fed], FED),
             sum(one.requests for one in outputs),
@@ -58,6 +59,7 @@ class Shard:
             sum(one.pending for one in outputs),
             self._stats.series[min((t1 - 1) // self._world.interval, self._world.intervals)].copy(),
             told,
+            stacked([rows for one in outputs for rows in one.seen], SEEN),
             failure,
         )
 

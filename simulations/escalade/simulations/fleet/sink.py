@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 
     from escalade.simulations.fleet.result import Stats
 
-AT_ENDED, AT_FED, AT_UP = range(3)
+AT_ENDED, AT_FED, AT_UP, LEARNS = range(4)
 
 
 class Sink(NamedTuple):
-    """Buffers for one call of a kernel; `size` int64 ``[3]`` says how far they, and what goes up, are filled."""
+    """Buffers for one call of a kernel; `size` int64 ``[4]`` says how far they, and what goes up, are filled.
+
+    Its last number is 1 where a policy learns; else `fed` is for the edge nodes' telemetry, and gets their rows only.
+    """
 
     ended: NDArray[np.int64]
     fed: NDArray[np.int64]
@@ -51,12 +54,12 @@ class Scratch:
             flat = self._flat[name] = np.empty(size + size // 4, np.int64)
         return flat[:size].reshape(rows, columns)
 
-    def sink(self, rows: int, ends: int, *, fed: bool) -> Sink:
+    def sink(self, rows: int, ends: int, *, fed: bool, learns: bool) -> Sink:
         """Return buffers for what becomes of so many requests, each of which is put down `ends` times at most."""
         return Sink(
             self.take("ended", ends * rows, ENDED),
             self.take("fed", 3 * rows if fed else 0, FED),
-            np.zeros(3, np.int64),
+            np.array([0, 0, 0, learns], np.int64),
         )
 
 
@@ -95,7 +98,7 @@ def put_fed(
     propensity: Any, decided: Any, upper: Any, upper_row: Any, took: Any,
 ) -> None:  # fmt: skip
     """Put down what came of a decision, where a policy learns."""
-    if fed.shape[0] > 0:
+    if fed.shape[0] > 0 and (level == 1 or size[LEARNS] == 1):
         place = size[AT_FED]
         fed[place, Fed.LEVEL] = level
         fed[place, Fed.KNOWN] = known
@@ -109,6 +112,7 @@ def put_fed(
         fed[place, Fed.UPPER] = upper
         fed[place, Fed.UPPER_ROW] = upper_row
         fed[place, Fed.TOOK] = took
+        fed[place, Fed.NODE] = -1
         size[AT_FED] = place + 1
 
 

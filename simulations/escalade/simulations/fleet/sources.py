@@ -52,6 +52,16 @@ def source_of(world: World, cell: int, kind: int, first: int, count: int) -> Sou
     return _PoissonSource(edges, rates * count / 1e9, keys, kind, first, count)
 
 
+def event_source(world: World, cell: int) -> Source:
+    """Return the source of a cell's share of the fused events; in the place of devices it gives groups of nodes."""
+    assert world.sights is not None
+    assert world.scenario.events is not None
+    groups = len(world.nodes(cell)) // world.scenario.events.views
+    rate = np.array([world.scenario.events.rate_hz * groups / world.sights.groups / 1e9])
+    edges = np.array([0, world.duration], np.int64)
+    return _PoissonSource(edges, rate, world.keys[cell], len(world.scenario.endpoints), 0, groups)
+
+
 class _PoissonSource(Source):
     """A Poisson process whose rate is constant by pieces: one of rate 1, with its time stretched."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from escalade.simulations.fleet.energy import battery, energy_j
+from escalade.simulations.fleet.event_figures import event_metrics, event_series, event_summary
 from escalade.simulations.fleet.histogram import quantile_ms
 from escalade.simulations.fleet.recovery import faults
 from escalade.simulations.fleet.result import Count, Hist, Reason, Series
@@ -73,14 +74,7 @@ def summary(result: FleetResult) -> dict[str, Any]:
             "faults": [asdict(one) for one in faults(result.scenario, time_series(result))],
             "corrected": int(count[Count.CORRECTED]),
             "lost_messages": {"access": int(count[Count.LOST_0]), "uplink": int(count[Count.LOST_1])},
-            "events": {
-                "fused": int(count[Count.EVENTS]),
-                "accuracy": _ratio(count[Count.EVENTS_CORRECT], count[Count.EVENTS]),
-                "views": _ratio(count[Count.EVENTS_VIEWS], count[Count.EVENTS]),
-                "latency_ms": result.latency_ms(Hist.FUSED),
-            }
-            if count[Count.EVENTS]
-            else None,
+            "events": event_summary(result),
             "warnings": list(result.warnings),
             "versions": versions(),
             "scenario": result.scenario.model_dump(mode="json"),
@@ -101,6 +95,7 @@ def metrics(result: FleetResult) -> dict[str, float]:
         **{f"share_{tier}": share for tier, share in result.share.items()},
         "degraded_share": result.degraded_share,
         "late_share": _ratio(count[Count.LATE], result.answered),
+        **event_metrics(result),
     }
 
 
@@ -156,6 +151,7 @@ def time_series(result: FleetResult) -> dict[str, NDArray[Any]]:
         "deaths": kept[:, Series.DEATHS],
         "corrected": kept[:, Series.CORRECTED],
         "lost_messages": kept[:, Series.LOST],
+        **event_series(result, kept),
     }
 
 

@@ -158,6 +158,7 @@ def differences(first: Point, other: Point) -> dict[str, Estimate]:
     return {
         name: Estimate.of([other.runs[seed][name] - first.runs[seed][name] for seed in seeds])
         for name in first.runs[seeds[0]]
+        if name in other.runs[seeds[0]]  # one of them may have no fused events
     }
 
 

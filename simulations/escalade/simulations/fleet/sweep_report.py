@@ -30,8 +30,11 @@ COLUMNS = {
     "share_edge_server": "at the server",
     "degraded_share": "degraded",
     "late_share": "late",
+    "fused_accuracy": "events right",
+    "fused_p99_ms": "events p99, ms",
+    "fused_complete_share": "events complete",
 }
-SHARES = {"accuracy", "degraded_share", "late_share"} | {name for name in COLUMNS if name.startswith("share_")}
+SHARES = {name for name in COLUMNS if "share" in name or "accuracy" in name}
 
 
 def render(points: Sequence[Point]) -> str:
@@ -63,21 +66,27 @@ def render(points: Sequence[Point]) -> str:
 
 
 def _table(points: Sequence[Point], on_front: Sequence[bool]) -> str:
-    rows = []
+    columns, rows = _columns(points), []
     for number, (one, best) in enumerate(zip(points, on_front, strict=True), start=1):
         dot = f"<span class='dot {'p0' if best else 'single'}'></span>"
         found = one.estimates()
-        cells = [_cell(name, found[name]) if name in found else "-" for name in COLUMNS]
+        cells = [_cell(name, found[name]) if name in found else "-" for name in columns]
         rows.append([str(number), f"{dot}{escape(one.name)}", *cells])
-    return html.table(["", "setting", *COLUMNS.values()], rows)
+    return html.table(["", "setting", *columns.values()], rows)
+
+
+def _columns(points: Sequence[Point]) -> dict[str, str]:
+    """Return the columns that some point has."""
+    known = {name for one in points for run in one.runs.values() for name in run}
+    return {name: text for name, text in COLUMNS.items() if name in known}
 
 
 def _differences(points: Sequence[Point]) -> str:
-    rows = []
+    columns, rows = _columns(points), []
     for one in points[1:]:
         found = differences(points[0], one)
-        rows.append([escape(one.name), *(_cell(name, found[name], "+") if name in found else "-" for name in COLUMNS)])
-    return html.table(["setting", *COLUMNS.values()], rows)
+        rows.append([escape(one.name), *(_cell(name, found[name], "+") if name in found else "-" for name in columns)])
+    return html.table(["setting", *columns.values()], rows)
 
 
 def _cell(name: str, value: Estimate, sign: str = "") -> str:

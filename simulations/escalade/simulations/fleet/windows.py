@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from escalade.simulations.fleet.load import rate_hz
+from escalade.simulations.fleet.load import rate_hz, views_hz
 from escalade.simulations.fleet.rows import FAR
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Windows:
         if asked is not None:
             return cls(max(1, round(asked * 1e9)), steps, world.duration)
         rate = sum(one.count * rate_hz(world, kind) for kind, one in enumerate(world.scenario.endpoints))
+        rate += views_hz(world)
         rows = min(ROWS * world.cells, max(ALL_ROWS, world.cells * ROWS // 8))
         seconds = rows / max(rate, 1e-9)
         return cls(min(max(1, round(seconds * 1e9)), world.duration), steps, world.duration)

@@ -83,6 +83,15 @@ def everything() -> Scenario:
                     "breaker": {"failures": 2},
                 },
             },
+            "events": {
+                "rate_hz": 10,
+                "views": 2,
+                "samples": 500,
+                "faults": [
+                    {"kind": "stuck", "at_s": 10},
+                    {"kind": "dead", "view": 1, "share": 0.5, "at_s": 5, "to_s": 9},
+                ],
+            },
             "engine": {"cell_endpoints": 20},
         }
     )

@@ -39,10 +39,21 @@ PLAIN = [
     {"name": "Budgeted", "policy": {"name": "Threshold", "threshold": 0.9}, "share": 0.3},
     {"name": "Hysteresis", "policy": {"name": "Threshold", "threshold": 0.7}, "margin": 0.1},
     {"name": "DeadlineAware", "policy": {"name": "Threshold", "threshold": 0.8}, "margin_ms": 5.0},
+    {"name": "BackPressure", "policy": {"name": "Threshold", "threshold": 0.9}, "start": 0.0, "least": 0.2},
+    {"name": "Hysteresis", "policy": {"name": "SloController", "threshold": 0.6}, "margin": 0.05},
+    {"name": "Budgeted", "policy": {"name": "HILN", "cost": 0.3}, "share": 0.4},
     {"name": "HILF", "cost": 0.3},
     {"name": "SloController", "threshold": 0.7},
 ]
 POLICIES = st.sampled_from(PLAIN)
+RULES = st.sampled_from(
+    [
+        {"name": "MeanProbability"},
+        {"name": "MajorityVote", "health": False},
+        {"name": "LogOpinionPool", "health": {"alarm": 2.0}},
+        {"name": "ReliabilityWeighted"},
+    ]
+)
 
 
 def maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -106,6 +117,29 @@ def endpoints(draw: st.DrawFn, name: str) -> dict[str, Any]:
 
 
 @st.composite
+def events(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw events that several edge nodes see; 20 a second, so that some meet."""
+    views = draw(st.integers(2, 4))
+    fault = {
+        "kind": draw(st.sampled_from(["stuck", "noisy", "dead"])),
+        "view": draw(st.integers(0, views - 1)),
+        "share": draw(st.sampled_from([0.5, 1.0])),
+        "at_s": 1.0,
+        "to_s": draw(maybe(st.just(2.0))),
+    }
+    return {
+        "rate_hz": 20.0,
+        "views": views,
+        "rule": draw(RULES),
+        "samples": 200,
+        "quorum": draw(maybe(st.integers(1, views))),
+        "deadline_ms": draw(st.sampled_from([5.0, 50.0])),
+        "late_ms": draw(st.sampled_from([0.0, 20.0, 500.0])),
+        "faults": draw(st.sampled_from([[], [fault]])),
+    }
+
+
+@st.composite
 def scenarios(draw: st.DrawFn) -> dict[str, Any]:
     """Draw a scenario of about 3 simulated seconds."""
     edge = draw(stations(5)) | {"policy": draw(POLICIES), "escalation": {"timeout_ms": 100.0}}
@@ -114,18 +148,25 @@ def scenarios(draw: st.DrawFn) -> dict[str, Any]:
     better = {"accuracy": [0.9, 0.95, 0.99], "samples": 300}
     tier = draw(st.sampled_from(["endpoint", "edge_node", "edge_server"]))
     rollout = {"tier": tier, "scores": better, "waves": wave}
+    seen, few = draw(maybe(events())), draw(st.sampled_from([4, 100]))
+    people = [draw(endpoints(f"class {i}")) for i in range(draw(st.integers(1, 2)))]
+    if seen is not None:  # each cell needs a node for every view
+        edge["count"] += seen["views"]
+        cells = max(1, edge["count"] // seen["views"])
+        few = max(few, -(-sum(one["count"] for one in people) // cells))
     return {
         "duration_s": 3.0,
         "seed": draw(st.integers(0, 1000)),
         "scores": {"samples": 300},
-        "endpoints": [draw(endpoints(f"class {i}")) for i in range(draw(st.integers(1, 2)))],
+        "endpoints": people,
+        "events": seen,
         "edge_nodes": edge,
         "edge_servers": server,
         "links": {"access": draw(links()), "uplink": draw(links())},
         "rollouts": draw(st.sampled_from([[], [rollout]])),
         "control": {"interval_s": 0.5, "feedback_s": draw(st.sampled_from([0.25, 0.5])), "audit_share": 0.2},
         "engine": {
-            "cell_endpoints": draw(st.sampled_from([4, 100])),
+            "cell_endpoints": few,
             "window_s": draw(st.sampled_from([0.07, 0.5, 9.0])),
         },
     }

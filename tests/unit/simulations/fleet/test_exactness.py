@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 
-from escalade.policies import Batch, Decisions, Policy, Threshold
+from escalade.policies import Action, Batch, Decisions, Policy, Threshold
 from escalade.simulations.fleet import parse_scenario, simulate
 from escalade.simulations.fleet.policy_setup import Given
 from escalade.simulations.fleet.reference import simulate_by_events
-from escalade.simulations.fleet.result import Count, Reason
+from escalade.simulations.fleet.result import Count, Hist, Reason, Series, Stats
 from escalade.simulations.fleet.scenario import Scenario
 
 from .conftest import assert_same
@@ -20,12 +21,14 @@ from .scenarios import scenarios
 COUNTED = [
     "ARRIVED", "ANSWERED_0", "ANSWERED_1", "ANSWERED_2", "CORRECT_0", "CORRECT_1", "CORRECT_2", "ESCALATED_0",
     "ESCALATED_1", "BUSY_NS_0", "BUSY_NS_1", "BUSY_NS_2", "SERVED_0", "SERVED_1", "SERVED_2", "WAIT_NS_0", "WAIT_NS_1",
-    "WAIT_NS_2", "LOST_0", "LOST_1", "LATE", "CORRECTED",
+    "WAIT_NS_2", "LOST_0", "LOST_1", "LATE", "CORRECTED", "EVENTS", "EVENTS_COMPLETE", "EVENTS_QUORUM",
+    "EVENTS_DEADLINE", "EVENTS_CORRECT", "EVENTS_CORRECT_LAST", "EVENTS_CORRECTIONS", "EVENTS_VIEWS", "VIEWS_LATE",
+    "VIEWS_EXPIRED", "VIEWS_LOST", "BYTES_VIEWS",
 ]  # fmt: skip
 
 
-def compare(data: dict[str, Any], policy: Given = None) -> np.ndarray[Any, Any]:
-    """Run both; return how often each reason occurred."""
+def compare(data: dict[str, Any], policy: Given = None) -> Stats:
+    """Run both; return what was counted."""
     scenario = parse_scenario(data)
     windows = simulate(scenario, backend="serial", keep_requests=True, policy=policy)
     events = simulate_by_events(scenario, policy=policy)
@@ -36,17 +39,21 @@ def compare(data: dict[str, Any], policy: Given = None) -> np.ndarray[Any, Any]:
     assert windows.hash == events.hash
     for name in COUNTED:
         assert windows.stats.count[Count[name]] == events.stats.count[Count[name]], name
+    for column in (Series.EVENTS, Series.EVENTS_CORRECT, Series.EVENTS_NS, Series.VIEWS, Series.VIEWS_CORRECT):
+        assert np.array_equal(windows.stats.series[:, column], events.stats.series[:, column]), column.name
+    assert np.array_equal(windows.stats.hist[Hist.FUSED], events.stats.hist[Hist.FUSED])
+    assert np.array_equal(windows.stats.by_view, events.stats.by_view)
     assert len(table) == windows.requests  # every request ends once
     plain = simulate(scenario, backend="serial", policy=policy)
     assert_same(plain.stats, windows.stats)
-    return windows.stats.reason
+    return windows.stats
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(scenarios())
 def test_random_scenarios_give_the_same_requests_in_windows_and_by_events(data: dict[str, Any]) -> None:
     """Tier, reason, time and correctness of every request, and the hash: with churn, batteries, heat, outages, loss,
-    breakers, batches, brown-outs, moves, rollouts, memories, learners and control."""
+    breakers, batches, brown-outs, moves, rollouts, memories, learners, control and fused events."""
     compare(data)
 
 
@@ -66,8 +73,50 @@ def test_every_way_a_request_can_end_is_compared(everything: Scenario) -> None:
     data["links"]["uplink"] |= {"breaker": None, "max_waiting": 1}
     data["endpoints"][0]["deadline_ms"] = None
     without = compare(data, {"endpoint": Everything(), "edge_node": Everything()})
-    reasons = with_breaker + without
-    assert all(reasons[reason] > 0 for reason in Reason if reason != Reason.INCOMPLETE), reasons.tolist()
+    reasons = with_breaker.reason + without.reason
+    assert all(reasons[reason] > 0 for reason in Reason), reasons.tolist()
+
+
+def test_every_way_an_event_can_end_is_compared(everything: Scenario) -> None:
+    """From all views, from a quorum, at the deadline, from none; with views late, expired and lost, and corrections."""
+    data = everything.model_dump(mode="json")
+    data["links"]["uplink"] |= {"bandwidth_kbit_s": 100, "max_waiting": 2}
+    all_views = compare(data)
+    data["events"] |= {"quorum": 1, "late_ms": 30, "rule": {"name": "MaxConfidence"}}
+    one_view = compare(data)
+    counts = all_views.count + one_view.count
+    ways = range(Count.EVENTS, Count.BYTES_VIEWS + 1)
+    assert all(counts[way] > 0 for way in ways), {Count(way).name: int(counts[way]) for way in ways}
+    lost = counts[Count.EVENTS] - counts[Count.EVENTS_COMPLETE : Count.EVENTS_DEADLINE + 1].sum()
+    assert lost > 0
+
+
+class Wary(Policy):
+    """Asks above unless that is half full; notes what it was told."""
+
+    def __init__(self) -> None:
+        self.told: set[float] = set()
+
+    def decide(self, batch: Batch) -> Decisions:
+        self.told |= set(batch.upstream_load.tolist())
+        return Decisions.of(np.where(batch.upstream_load < 0.5, Action.ESCALATE, Action.ACCEPT))
+
+
+@pytest.mark.parametrize("max_batch", [1, 4])
+def test_policies_are_told_how_full_the_tier_above_was(everything: Scenario, max_batch: int) -> None:
+    """Their own node, or server, at the end of the last control interval: by count and by time, the same by events."""
+    data = everything.model_dump(mode="json")
+    data["duration_s"], data["control"]["interval_s"] = 12.0, 0.5
+    data["edge_nodes"] |= {"count": 10, "max_queue": None, "service": {"kind": "constant", "ms": 60}}
+    data["edge_servers"] |= {"max_queue": 4, "workers": 1, "service": {"kind": "constant", "ms": 25}}
+    for station in ("edge_nodes", "edge_servers"):
+        data[station]["batching"]["max_batch"] = max_batch
+    data["links"]["uplink"] |= {"bandwidth_kbit_s": None}
+    below, above = Wary(), Wary()
+    compare(data, {"endpoint": below, "edge_node": above})
+    assert len(below.told) > 3
+    assert len(above.told) > 2
+    assert below.told | above.told <= {eighth / 8 for eighth in range(9)}
 
 
 def test_hash_and_counters_do_not_depend_on_window_or_threads(everything: Scenario) -> None:

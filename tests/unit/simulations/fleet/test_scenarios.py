@@ -8,6 +8,7 @@ import pytest
 from escalade.simulations.fleet import check, load_scenario, simulate
 from escalade.simulations.fleet.result import FleetResult
 from escalade.simulations.fleet.shipped import find, first_line, shipped
+from escalade.simulations.fleet.summary import time_series
 from escalade.tiers.errors import ConfigError
 
 SMALLER = {
@@ -15,6 +16,7 @@ SMALLER = {
     "factory-line": ["duration_s=10"],
     "wearables-on-battery": ["endpoints.band.count=270", "endpoints.worn.count=30", "edge_nodes.count=6"],
     "flaky-uplink": ["endpoints.sensor.count=300", "edge_nodes.count=10"],
+    "multi-view-line": ["duration_s=100", "events.faults.0.at_s=50", "events.faults.1.at_s=50"],
     "server-brownout": ["endpoints.client.count=2500", "edge_nodes.count=25", "edge_servers.workers=2"],
     "million-sensors": [
         *("endpoints.sensor.count=10000", "edge_nodes.count=100", "edge_servers.count=1", "edge_servers.workers=1"),
@@ -27,7 +29,7 @@ def run(name: str) -> FleetResult:
     return simulate(load_scenario(find(name), SMALLER[name]), seed=1)
 
 
-def test_six_ship() -> None:
+def test_seven_ship() -> None:
     """With the names that the documents use."""
     assert set(shipped()) == set(SMALLER)
 
@@ -49,6 +51,17 @@ def test_each_runs_scaled_down(name: str) -> None:
     assert result.failure is None
     assert min(result.share.values()) > 0.01
     assert result.accuracy > result.scenario.scores.accuracy[0]
+
+
+def test_the_cameras_show_what_fusing_is_worth() -> None:
+    """Better than one camera before any fails, hardly worse after; and the health check has found those that did."""
+    result = run("multi-view-line")
+    before, after = time_series(result)["fused_accuracy"][:5].mean(), time_series(result)["fused_accuracy"][6:10].mean()
+    assert before > 0.85
+    assert after > before - 0.06
+    assert result.unhealthy is not None
+    assert result.unhealthy["stuck"] == 4
+    assert result.unhealthy.get("silent", 0) > 0
 
 
 def test_the_wearables_show_empty_batteries() -> None:

@@ -63,6 +63,9 @@ class Wire(NamedTuple):
     """Share of transmissions; 0 for none."""
     retry: int
     max_retries: int
+    ratio: float
+    """Repeats that a message earns; negative where they cost nothing."""
+    burst: int
     max_waiting: int
     evicts: bool
     failures: int
@@ -231,6 +234,7 @@ def _kinds(scenario: Scenario) -> Kinds:
 
 def _wire(link: Link) -> Wire:
     loss, breaker = link.loss, link.breaker
+    budget = None if loss is None else loss.budget
     return Wire(
         time_table(link.latency),
         time_table(link.latency_down or link.latency),
@@ -238,6 +242,8 @@ def _wire(link: Link) -> Wire:
         0.0 if loss is None else loss.share,
         0 if loss is None else _ns(loss.retry_ms),
         0 if loss is None else loss.max_retries,
+        -1.0 if budget is None else budget.ratio,
+        0 if budget is None else budget.burst,
         0 if link.max_waiting is None else link.max_waiting,
         link.when_full == "evict_oldest",
         0 if breaker is None else breaker.failures,

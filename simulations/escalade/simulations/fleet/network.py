@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from escalade.simulations.fleet.distribution import Constant, Distribution, Positive
+from escalade.simulations.fleet.distribution import Constant, Distribution, Positive, Share
 from escalade.tiers.config import BreakerConfig, Section
 
 
@@ -45,6 +45,18 @@ class UpDown(Section):
         return self
 
 
+class RetryBudget(Section):
+    """What repeats may cost a link, as in the tiers: never more than `burst` + `ratio` x messages.
+
+    All repeats of a message are paid for when it is first sent; one that cannot be paid for gives the message up.
+    """
+
+    ratio: Share = 0.1
+    """Repeats that a message earns: the tiers' default."""
+    burst: Annotated[int, Field(ge=0)] = 10
+    """Repeats that are kept at most, and there are at the start: the tiers' default."""
+
+
 class Loss(Section):
     """Messages that are lost and sent again."""
 
@@ -54,6 +66,8 @@ class Loss(Section):
     """From a lost transmission to the next: Linux's least TCP retransmission timeout (TCP_RTO_MIN, 200 ms)."""
     max_retries: Annotated[int, Field(ge=0, le=16)] = 4
     """Then the message is given up: the tier below answers at its limit."""
+    budget: RetryBudget | None = None
+    """Default: none; TCP repeats as often as it must."""
 
 
 class Link(Section):
@@ -83,5 +97,6 @@ class Link(Section):
 
     @property
     def queues(self) -> bool:
-        """Whether messages may wait for one another."""
-        return self.bandwidth_kbit_s is not None or self.outages is not None
+        """Whether what becomes of a message depends on those before it."""
+        budget = self.loss is not None and self.loss.budget is not None
+        return self.bandwidth_kbit_s is not None or self.outages is not None or budget

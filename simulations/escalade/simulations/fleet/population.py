@@ -115,4 +115,5 @@ def links_of(world: World, cell: int, hop: int) -> Links:
         np.zeros(count, np.int64),
         from_config(config.outages, count, world.duration, key),
         Circuits.closed(count, wire.wait),
+        np.full(count, float(wire.burst)),
     )

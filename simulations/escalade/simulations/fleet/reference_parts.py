@@ -20,6 +20,7 @@ from escalade.simulations.fleet.rows import FAR, OUTCOME, Ended, Fed, Outcome, S
 from escalade.simulations.fleet.sources import source_of
 from escalade.tiers.breaker import Breaker
 from escalade.tiers.deadline import upstream_budget_s
+from escalade.tiers.retry import RetryBudget
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,6 +61,7 @@ class EventLink:
         self.down, self.keys = periods_of(down, node), fleet.world.keys[cell]
         self.waiting: deque[tuple[Request, int]] = deque()
         self.busy_until, opened = 0, count()
+        self.budget = RetryBudget(ratio=self.wire.ratio, burst=self.wire.burst) if self.wire.ratio >= 0 else None
         key = self.keys[Purpose.BREAKER_0 if hop == 0 else Purpose.BREAKER_1]
         self.breaker = Breaker(
             failures=self.wire.failures or 1,
@@ -111,18 +113,26 @@ class EventLink:
     def _transmit(self, one: Request, when: int) -> None:
         fleet, hop, wire = self.fleet, self.hop, self.wire
         delay = int(drawn(wire.latency, 0, self.keys[Purpose.ACCESS_UP if hop == 0 else Purpose.UPLINK_UP], one.rid))
-        retries = 0
+        lost = 0
         if wire.loss > 0:
             chance = uniform(self.keys[Purpose.LOSS_0 if hop == 0 else Purpose.LOSS_1], one.rid)
             share = wire.loss
-            while chance < share and retries <= wire.max_retries:
-                retries, share = retries + 1, share * wire.loss
-        if retries > wire.max_retries:
+            while chance < share and lost <= wire.max_retries:
+                lost, share = lost + 1, share * wire.loss
+        if not self._repeats(lost):
             fleet.stats.count[Count.LOST_0 + hop] += 1
             return  # whoever waits does so until its limit
         arrive = fleet.taker_of(one, hop + 1)
         arrival = (ARRIVAL_1, ARRIVAL_2)[hop]
-        fleet.at(when + delay + retries * wire.retry, arrival, one.cell, one.rid, arrive)
+        fleet.at(when + delay + lost * wire.retry, arrival, one.cell, one.rid, arrive)
+
+    def _repeats(self, lost: int) -> bool:
+        """Whether a message is sent again as often as it is lost."""
+        if self.budget is None:
+            return lost <= self.wire.max_retries
+        self.budget.earn()
+        paid = all(self.budget.spend() for _ in range(min(lost, self.wire.max_retries)))
+        return paid and lost <= self.wire.max_retries
 
 
 class EventDesk:

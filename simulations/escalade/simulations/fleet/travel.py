@@ -32,24 +32,42 @@ class Links(NamedTuple):
     """When the last message had been transmitted, ns."""
     outages: Intervals
     circuits: Circuits
+    tokens: NDArray[np.float64]
+    """Repeats that each may still pay for."""
+
+
+@inline
+def paid(tokens: Any, link: Any, ratio: Any, burst: Any, repeats: Any) -> Any:
+    """Return how many repeats of a message its link can pay for: the twin of `escalade.tiers.retry.RetryBudget`."""
+    if tokens[link] < burst:
+        tokens[link] = min(tokens[link] + ratio, np.float64(burst))
+    made = 0
+    while made < repeats and tokens[link] >= 1.0:
+        tokens[link] -= 1.0
+        made += 1
+    return made
 
 
 @inline
 def _delay(
-    tables: Any, latency_key: Any, loss_key: Any, loss: Any, retry: Any, max_retries: Any, rid: Any, count: Any
+    tables: Any, latency_key: Any, loss_key: Any, loss: Any, retry: Any, max_retries: Any, rid: Any, count: Any,
+    tokens: Any, link: Any, ratio: Any, burst: Any,
 ) -> Any:  # fmt: skip
     """Return how long a message is on the air, retries included; -1 for one that is lost."""
-    retries = 0
+    lost = 0
     if loss > 0.0:
         chance = uniform(loss_key, rid)
         share = loss
-        while chance < share and retries <= max_retries:
-            retries += 1
+        while chance < share and lost <= max_retries:
+            lost += 1
             share *= loss
-        count[Count.RETRIES] += min(retries, max_retries)
-        if retries > max_retries:
+        made = min(lost, max_retries)
+        if ratio >= 0.0:
+            made = paid(tokens, link, ratio, burst, made)
+        count[Count.RETRIES] += made
+        if made < lost:
             return np.int64(-1)
-    return drawn(tables, 0, latency_key, rid) + retries * retry
+    return drawn(tables, 0, latency_key, rid) + lost * retry
 
 
 @inline
@@ -93,9 +111,12 @@ def _pass_on(
     sent_at = Up.SENT_0 if hop == 0 else Up.SENT_1
     latency_key = keys[Purpose.ACCESS_UP if hop == 0 else Purpose.UPLINK_UP]
     loss_key = keys[Purpose.LOSS_0 if hop == 0 else Purpose.LOSS_1]
+    tokens = np.empty(0)
     for i in range(rows.shape[0]):
         sent = rows[i, sent_at]
-        delay = _delay(tables, latency_key, loss_key, loss, retry, most, rows[i, Up.RID], count)
+        delay = _delay(
+            tables, latency_key, loss_key, loss, retry, most, rows[i, Up.RID], count, tokens, 0, -1.0, 0
+        )  # fmt: skip
         _leave(rows, i, sent, sent, delay, hop, count, hist, series, interval)
 
 
@@ -122,6 +143,7 @@ def queue_up(
         By time of sending, then by number. After the last, all links go on until `t1`.
     """
     _queue_up(
+        wire.burst,
         wire.evicts,
         wire.failures,
         wire.latency,
@@ -130,6 +152,7 @@ def queue_up(
         wire.max_wait,
         wire.max_waiting,
         wire.ns_per_byte,
+        wire.ratio,
         wire.retry,
         wire.wait,
         keys,
@@ -138,6 +161,7 @@ def queue_up(
         links.outages.end,
         links.outages.first,
         links.outages.start,
+        links.tokens,
         count,
         hist,
         series,
@@ -151,6 +175,7 @@ def queue_up(
 
 @kernel
 def _queue_up(
+    wire_burst: Any,
     wire_evicts: Any,
     wire_failures: Any,
     wire_latency: Any,
@@ -159,6 +184,7 @@ def _queue_up(
     wire_max_wait: Any,
     wire_max_waiting: Any,
     wire_ns_per_byte: Any,
+    wire_ratio: Any,
     wire_retry: Any,
     wire_wait: Any,
     keys: Any,
@@ -167,6 +193,7 @@ def _queue_up(
     links_outages_end: Any,
     links_outages_first: Any,
     links_outages_start: Any,
+    links_tokens: Any,
     count: Any,
     hist: Any,
     series: Any,
@@ -203,7 +230,10 @@ def _queue_up(
                 if begin > until:
                     break
                 free[link] = begin + np.int64(rows[k, Up.SIZE] * wire_ns_per_byte)
-                delay = _delay(tables, latency_key, loss_key, loss, retry, most, rows[k, Up.RID], count)
+                delay = _delay(
+                    tables, latency_key, loss_key, loss, retry, most, rows[k, Up.RID], count, links_tokens, link,
+                    wire_ratio, wire_burst,
+                )  # fmt: skip
                 _leave(rows, k, free[link], sent, delay, hop, count, hist, series, interval)
                 head[link] = following[k]
                 waiting[link] -= 1

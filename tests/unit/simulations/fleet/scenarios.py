@@ -65,11 +65,13 @@ def maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 def links(draw: st.DrawFn) -> dict[str, Any]:
     """Draw one hop."""
     breaker = {"failures": draw(st.sampled_from([1, 3])), "wait_ms": 100, "max_wait_ms": 300}
+    budget = draw(maybe(st.just({"ratio": 0.25, "burst": 1})))
+    lossy = {"share": 0.3, "retry_ms": 20, "max_retries": draw(st.integers(1, 3)), "budget": budget}
     return {
         "latency": draw(TIMES),
         "latency_down": draw(maybe(TIMES)),
         "bandwidth_kbit_s": draw(maybe(st.sampled_from([100.0, 1000.0]))),
-        "loss": draw(maybe(st.just({"share": 0.3, "retry_ms": 20, "max_retries": 1}))),
+        "loss": draw(maybe(st.just(lossy))),
         "outages": draw(maybe(UP_DOWN)),
         "max_waiting": draw(maybe(st.sampled_from([1, 4]))),
         "when_full": draw(st.sampled_from(["evict_oldest", "refuse"])),

@@ -16,11 +16,12 @@ from escalade.simulations.fleet.intervals import Intervals
 from escalade.simulations.fleet.local import budget
 from escalade.simulations.fleet.result import Stats
 from escalade.simulations.fleet.rows import UP, Status, Up
-from escalade.simulations.fleet.travel import Links, queue_up
+from escalade.simulations.fleet.travel import Links, paid, queue_up
 from escalade.tiers.breaker import Breaker, Circuit
 from escalade.tiers.deadline import upstream_budget_s
 from escalade.tiers.outbox.errors import OutboxFullError
 from escalade.tiers.outbox.order import Entry, Order, OutboxLimits
+from escalade.tiers.retry import RetryBudget
 
 STATES = {Circuit.CLOSED: CLOSED, Circuit.OPEN: OPEN, Circuit.HALF_OPEN: HALF_OPEN}
 
@@ -50,6 +51,19 @@ def test_the_breaker_opens_and_closes_as_in_the_tiers(calls: list[tuple[int, boo
         assert twin.state[0] == STATES[real.state]
 
 
+@given(st.lists(st.integers(0, 4), max_size=60), st.floats(0, 1), st.integers(0, 5))
+def test_repeats_are_paid_for_as_in_the_tiers(lost: list[int], ratio: float, burst: int) -> None:
+    """Message by message as many repeats are made as the budget grants."""
+    real, tokens = RetryBudget(ratio=ratio, burst=burst), np.full(1, float(burst))
+    for repeats in lost:
+        real.earn()
+        granted = 0
+        while granted < repeats and real.spend():
+            granted += 1
+        assert paid(tokens, 0, ratio, burst, repeats) == granted
+        assert tokens[0] == real.tokens
+
+
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(1, 5), st.sampled_from([0, 1000, 2500]))
 def test_a_waiting_link_keeps_and_evicts_what_the_outbox_would(gaps: list[int], kept: int, byte_ns: int) -> None:
     """One device, one priority: the same messages leave, in the same order, and the same are given up."""
@@ -69,7 +83,7 @@ def test_a_waiting_link_keeps_and_evicts_what_the_outbox_would(gaps: list[int], 
     sent = np.cumsum(np.array(gaps) * 1000)
     rows = np.zeros((len(sent), UP), np.int64)
     rows[:, Up.RID], rows[:, Up.SENT_1], rows[:, Up.SIZE] = np.arange(len(sent)), sent, 1
-    links = Links(np.zeros(1, np.int64), down, Circuits.closed(1, 0.0))
+    links = Links(np.zeros(1, np.int64), down, Circuits.closed(1, 0.0), np.zeros(1))
     stats = Stats.empty(1, 1)
     order = np.arange(len(sent))
     queue_up(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from escalade.policies import Action, Batch, Decisions, Policy, Threshold
+from escalade.policies import Action, Batch, Decisions, Policy, Telemetry, Threshold
 from escalade.simulations.fleet import parse_scenario, simulate
 from escalade.simulations.fleet.policy_setup import Given
 from escalade.simulations.fleet.reference import simulate_by_events
@@ -117,6 +117,42 @@ def test_policies_are_told_how_full_the_tier_above_was(everything: Scenario, max
     assert len(below.told) > 3
     assert len(above.told) > 2
     assert below.told | above.told <= {eighth / 8 for eighth in range(9)}
+
+
+class Moody(Policy):
+    """Asks above by whatever it heard last: every count matters."""
+
+    def __init__(self) -> None:
+        self.share, self.heard = 0.5, 0
+
+    def at_tier(self, tier: int) -> Moody:
+        return type(self)()  # each run begins anew
+
+    def decide(self, batch: Batch) -> Decisions:
+        return Decisions.of(np.where(batch.uniform < self.share, Action.ESCALATE, Action.ACCEPT))
+
+    def retune(self, telemetry: Telemetry) -> None:
+        weight = 1 + telemetry.device % 7
+        told = 2 * telemetry.answered + 3 * telemetry.in_time + 5 * telemetry.escalated
+        self.heard = (self.heard + int((weight * told).sum())) % 97
+        self.share = 0.2 + 0.6 * self.heard / 97
+
+
+class Private(Moody):
+    """The same of every unit for itself."""
+
+    sequential = True
+
+
+@pytest.mark.parametrize("kind", [Moody, Private])
+def test_telemetry_is_the_same_for_one_policy_and_for_one_of_each_unit(everything: Scenario, kind: type[Moody]) -> None:
+    """Counted by device, or by edge node and device; at once, or known in a later interval."""
+    data = everything.model_dump(mode="json") | {"duration_s": 8.0, "events": None}
+    data["control"]["interval_s"] = 1.0
+    simulated = compare(data, {"endpoint": kind(), "edge_node": Threshold(0.9)})
+    other = compare(data, {"endpoint": Threshold(0.9), "edge_node": kind()})
+    assert simulated.count[Count.ESCALATED_0] > 100
+    assert other.count[Count.ESCALATED_1] > 100
 
 
 def test_hash_and_counters_do_not_depend_on_window_or_threads(everything: Scenario) -> None:

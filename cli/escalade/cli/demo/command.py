@@ -124,9 +124,9 @@ def _words(tier: str) -> str:
     return tier.replace("_", " ")
 
 
-def require_extra(modules: Iterable[str] = EXTRA) -> None:
+def require_extra(modules: Iterable[str] | None = None) -> None:
     """Raise SetupError, with what to install, unless those modules of the demo's extra are there."""
-    missing = [EXTRA[module] for module in modules if importlib.util.find_spec(module) is None]
+    missing = [EXTRA[module] for module in modules or EXTRA if importlib.util.find_spec(module) is None]
     if missing:
         raise SetupError(f"needs {', '.join(missing)}; in a checkout, install it with: pip install '.[demo]'")
 

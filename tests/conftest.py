@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 
+import pytest
 import structlog
 from hypothesis import settings
 
@@ -23,8 +24,20 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("escalade", deadline=None, derandomize=True)
 settings.load_profile("escalade")
 
-# Into the standard library's logging, where pytest captures it; the command's own set-up is tested in processes.
-structlog.configure(
-    processors=[structlog.processors.KeyValueRenderer(key_order=["event"])],
-    logger_factory=structlog.stdlib.LoggerFactory(),
-)
+
+def capture_logs() -> None:
+    """Send logs into the standard library's, where pytest captures them."""
+    structlog.reset_defaults()
+    structlog.configure(
+        processors=[structlog.processors.KeyValueRenderer(key_order=["event"])],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
+
+
+capture_logs()
+
+
+@pytest.fixture(autouse=True)
+def _logs_are_captured() -> None:
+    """Undo what a command has set up that a test before this one ran in this process."""
+    capture_logs()

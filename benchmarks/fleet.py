@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.report import Results, Row
 from benchmarks.simpy_fleet import Tandem, run_simpy
-from escalade.policies import Action, Batch, Decisions, Policy, Telemetry
+from escalade.policies import Batch, Decisions, Policy, Telemetry
 from escalade.simulations.fleet import FleetResult, parse_scenario, simulate
 from escalade.simulations.fleet.histogram import quantile_ms
 from escalade.simulations.fleet.result import Count, Hist
@@ -42,7 +42,7 @@ class AdaptiveShare(Policy):
 
     def decide(self, batch: Batch) -> Decisions:
         """Compare with the threshold."""
-        return Decisions.of(np.where(batch.score >= self._limit, np.int8(Action.ACCEPT), np.int8(Action.ESCALATE)))
+        return Decisions.of((batch.score < self._limit).view(np.int8))  # True is `Action.ESCALATE`
 
     def retune(self, telemetry: Telemetry) -> None:
         """Move the threshold."""
@@ -58,7 +58,7 @@ class ByChance(Policy):
 
     def decide(self, batch: Batch) -> Decisions:
         """Compare the uniform number with the share."""
-        return Decisions.of(np.where(batch.uniform < self._share, np.int8(Action.ESCALATE), np.int8(Action.ACCEPT)))
+        return Decisions.of((batch.uniform < self._share).view(np.int8))  # True is `Action.ESCALATE`
 
 
 def plain(work: Tandem, duration_s: float) -> dict[str, Any]:

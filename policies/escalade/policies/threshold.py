@@ -54,7 +54,7 @@ class Threshold(Policy):
 
     def decide(self, batch: Batch) -> Decisions:
         """Compare every score with the threshold."""
-        return Decisions.of(np.where(batch.score >= np.float32(self._limit), np.int8(0), np.int8(1)))
+        return Decisions.of((~(batch.score >= np.float32(self._limit))).view(np.int8))  # True is `Action.ESCALATE`
 
     def decide_one(self, score: float, context: Context) -> Action:
         """Compare one score with the threshold."""

@@ -102,7 +102,8 @@ class Book:
                 self.stats.series[first, Series.ARRIVED] += len(t)
                 return
             ends = np.searchsorted(t, np.arange(first + 1, last + 2) * interval)
-            self.stats.series[first : last + 1, Series.ARRIVED] += np.diff(ends, prepend=0)
+            self.stats.series[first : last + 1, Series.ARRIVED] += ends
+            self.stats.series[first + 1 : last + 1, Series.ARRIVED] -= ends[:-1]
 
     def escalated(self, up: Rows) -> None:
         """Keep escalations of the edge nodes, int64 ``[n, UP]``, for telemetry of each."""

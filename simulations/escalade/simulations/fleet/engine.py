@@ -170,6 +170,7 @@ class _Run:
             if stop is not None and t1 < FAR and stop():
                 result.complete = False
                 break
+            del outputs  # the next window makes as much again
         result.complete = result.complete and result.failure is None
         result.simulated_s = now / 1e9
         self._finish(result, self.backend.finish(now))
@@ -179,13 +180,17 @@ class _Run:
         return result
 
     def _serve(self, outputs: list[ShardOutput], t1: int) -> None:
-        served = self._servers.advance([rows for one in outputs for rows in one.up], t1, self._stats, self._asked)
+        up = [rows for one in outputs for rows in one.up]
+        for one in outputs:
+            one.up = []  # so that each goes as soon as the servers have it
+        served = self._servers.advance(up, t1, self._stats, self._asked)
         self._ended += served.ended
         self._mail.put(
             [*(one.feedback for one in outputs), *served.fed], [*(one.outcomes for one in outputs), *served.outcomes]
         )
         for one in outputs:
             self._mail.put_counts(one.told)
+            one.told = []
         self._requests += sum(one.requests for one in outputs)
         for level in (0, 1):
             self._answered[level] += sum(one.answered[level] for one in outputs)

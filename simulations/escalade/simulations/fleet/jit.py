@@ -35,21 +35,21 @@ COMPILED = numba is not None
 """Whether kernels are compiled; without, a request takes about a thousand times as long."""
 
 
-def kernel(function: F) -> F:
+def kernel(function: F, inlined: str = "never") -> F:
     """Compile a loop over arrays; it holds no lock while it runs."""
     if numba is None:
         return _quiet(function)
     before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, _FOLDER
     try:
-        compiled: F = numba.njit(nogil=True, cache=_FOLDER != "", error_model="numpy")(function)
+        compiled: F = numba.njit(nogil=True, cache=_FOLDER != "", error_model="numpy", inline=inlined)(function)
     finally:
         numba.config.CACHE_DIR = before
     return compiled
 
 
 def inline(function: F) -> F:
-    """Compile a helper that kernels call: of numbers and at most one or two arrays, since each costs a count."""
-    return function if numba is None else kernel(function)
+    """Compile a helper into the kernels that call it: a call would count the references of every array, each time."""
+    return function if numba is None else kernel(function, "always")
 
 
 if numba is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from escalade.policies import UNKNOWN, Feedback, Telemetry
+from escalade.simulations.fleet.columns import repeated
 from escalade.simulations.fleet.draws import Purpose, uniform
 from escalade.simulations.fleet.jit import kernel
 from escalade.simulations.fleet.rows import FED, OUTCOME, Fed, Outcome
@@ -46,7 +47,7 @@ class Mailbox:
         self._of_nodes: list[Rows] = []
         """Of the interval, int64 ``[n, OUTCOME]``; only with `by_node`."""
         self._fed = np.empty((0, FED), np.int64)
-        self._later = np.empty((0, OUTCOME), np.int64)
+        self._later: list[Rows] = []
         """Outcomes of intervals to come."""
         self._edge = world.interval
 
@@ -55,10 +56,7 @@ class Mailbox:
         if fed:
             self._fed = np.concatenate([self._fed, *fed])
         for rows in filter(len, outcomes):
-            now = rows[:, Outcome.KNOWN] < self._edge
-            self._add(rows[now])
-            if not now.all():
-                self._later = np.concatenate([self._later, rows[~now]])
+            self._add(rows)
 
     def put_counts(self, told: list[Told]) -> None:
         """Add what cells counted themselves."""
@@ -66,13 +64,14 @@ class Mailbox:
             self.counts[level][first : first + len(rows)] += rows
 
     def _add(self, rows: Rows) -> None:
-        for level in (0, 1):
-            mine = rows[rows[:, Outcome.LEVEL] == level]
-            if level == 1 and self._by_node:
-                self._of_nodes.append(mine)
-                continue
-            for place, column in enumerate((Outcome.ANSWERED, Outcome.IN_TIME, Outcome.ESCALATED)):
-                np.add.at(self.counts[level][:, place], mine[:, Outcome.UNIT], mine[:, column])
+        if self._by_node:
+            mine = (rows[:, Outcome.LEVEL] == 1) & (rows[:, Outcome.KNOWN] < self._edge)
+            self._of_nodes.append(rows[mine])
+            rows = rows[~mine]
+        later = np.empty_like(rows)
+        n = _add_up(rows, self._edge, *self.counts, later)
+        if n:
+            self._later.append(later[:n].copy())
 
     def feedback(self, now: int) -> list[tuple[Feedback, Rows] | None]:
         """Return what is known before `now` ns, for each class of endpoints and for the edge nodes; None for nothing.
@@ -126,8 +125,9 @@ class Mailbox:
         that it had to do with. The next interval is counted from the end of the iteration on.
         """
         firsts = self._world.class_first.tolist()
+        everyone = np.arange(firsts[-1], dtype=np.int64)
         groups = [(0, low, high) for low, high in itertools.pairwise(firsts)] + [(1, 0, firsts[-1])]
-        for (level, low, high), want in zip(groups, wanted, strict=True):
+        for number, ((level, low, high), want) in enumerate(zip(groups, wanted, strict=True)):
             if not want:
                 yield None
                 continue
@@ -135,8 +135,10 @@ class Mailbox:
                 device, unit, (answered, in_time, escalated) = self._seen_by_nodes()
                 kind = np.searchsorted(self._world.class_first, device, side="right") - 1
             else:
-                unit = device = np.arange(low, high, dtype=np.int64)
-                kind = np.repeat(np.arange(len(firsts) - 1), np.diff(firsts))[low:high]
+                unit = device = everyone[low:high]
+                kind = repeated(number, high - low, whole=True)
+                if level == 1:
+                    kind = np.repeat(np.arange(len(firsts) - 1), np.diff(firsts))
                 answered, in_time, escalated = columns(self.counts[level][low:high])
             told = Telemetry(
                 now / 1e9, interval / 1e9, device, kind, answered, in_time, escalated, upstream_load=load[level]
@@ -145,9 +147,9 @@ class Mailbox:
         for counts in self.counts:
             counts[:] = 0
         self._of_nodes, self._edge = [], now + interval
-        due = self._later[:, Outcome.KNOWN] < self._edge
-        rows, self._later = self._later[due], self._later[~due]
-        self._add(rows)
+        known, self._later = self._later, []
+        for rows in known:
+            self._add(rows)
 
     def _seen_by_nodes(self) -> tuple[Rows, Rows, Rows]:
         """Return devices, the nodes that had to do with them, int64 ``[n]``, and the counts, int64 ``[3, n]``."""
@@ -157,6 +159,24 @@ class Mailbox:
         for place, column in enumerate((Outcome.ANSWERED, Outcome.IN_TIME, Outcome.ESCALATED)):
             np.add.at(counts[place], which, rows[:, column])
         return pairs[:, 1], pairs[:, 0], counts
+
+
+@kernel
+def _add_up(rows: Any, edge: Any, endpoints: Any, edge_nodes: Any, later: Any) -> Any:
+    """Count outcomes known before `edge`, ns; put the others into `later` and return how many."""
+    n = 0
+    for i in range(rows.shape[0]):
+        if rows[i, Outcome.KNOWN] >= edge:
+            for column in range(rows.shape[1]):
+                later[n, column] = rows[i, column]
+            n += 1
+            continue
+        counts = endpoints if rows[i, Outcome.LEVEL] == 0 else edge_nodes
+        unit = rows[i, Outcome.UNIT]
+        counts[unit, 0] += rows[i, Outcome.ANSWERED]
+        counts[unit, 1] += rows[i, Outcome.IN_TIME]
+        counts[unit, 2] += rows[i, Outcome.ESCALATED]
+    return n
 
 
 @kernel

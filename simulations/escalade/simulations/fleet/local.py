@@ -31,7 +31,7 @@ AHEAD = 16
 class Devices(NamedTuple):
     """The state of a cell's endpoints, int64 ``[D]`` but where it says otherwise; times in ns, energy in pJ."""
 
-    kind: NDArray[np.int64]
+    kind: NDArray[np.int32]
     number: NDArray[np.int64]
     """In the fleet."""
     state: NDArray[np.int64]

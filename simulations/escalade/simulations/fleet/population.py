@@ -61,7 +61,7 @@ def population(world: World, cell: int, *, told: bool = False) -> tuple[Devices,
         state[:, State.CHARGE] = capacity
         state[capacity == 0, State.SINCE] = NO_BATTERY
     devices = Devices(
-        kind,
+        kind.astype(np.int32),
         number,
         state,
         upgrade,

@@ -17,8 +17,6 @@ from escalade.simulations.fleet.sink import Scratch
 from escalade.simulations.fleet.telling import Counts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from escalade.simulations.fleet.book import Asked, CellOutput
@@ -66,15 +64,16 @@ class Servers:
             self._loads = self._occupancy.loads(unit, self._pool, t1)
         return self._loads
 
-    def advance(self, up: Sequence[Rows], t1: int, stats: Stats, asked: Asked) -> CellOutput:
-        """Serve what arrives before `t1` and bring the answers home."""
+    def advance(self, up: list[Rows], t1: int, stats: Stats, asked: Asked) -> CellOutput:
+        """Serve what arrives before `t1` and bring the answers home; empties `up`."""
         world = self._world
         book = Book(world, stats, asked, self._scratch, self._counts, t1)
         rows = self._scratch.take("pool", len(self._pool) + sum(map(len, up)), UP)
         n = len(self._pool)
         rows[:n] = self._pool
-        for part in up:
-            n = picking.arrived(part, rows, n)
+        up.reverse()
+        while up:
+            n = picking.arrived(up.pop(), rows, n)
         rows = rows[:n]
         book.serve(world.server, self._units, rows, self._unit_of, 2, t1)
         done = np.flatnonzero(rows[:, Up.END] >= 0)

@@ -65,7 +65,9 @@ class Shard:
 
     def finish(self, until: int) -> ShardEnd:
         """Return what was counted, batteries drained until `until`; the shard is not advanced again."""
-        charge = [cell.finish(self._world, self._stats, until) for cell in self._cells]
+        charge = []
+        while self._cells:  # each is let go of at once: what is handed over is as much again
+            charge.append(self._cells.pop(0).finish(self._world, self._stats, until))
         return ShardEnd(self._stats, stacked(self._ended, ENDED), np.concatenate(charge, axis=1))
 
     def checkpoint(self) -> bytes:

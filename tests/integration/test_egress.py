@@ -79,7 +79,7 @@ class World:
         return await self.stack.enter_async_context(EdgeNode.from_config(self.config(*config, **keys)))
 
     def outbox(self, **keys: Any) -> dict[str, Any]:
-        return {"outbox": {"file": str(self.folder / "outbox.db"), **keys}}
+        return {"outbox": {"file": str(self.folder / "outbox.db"), "wait_ms": 10_000, **keys}}
 
 
 @pytest_asyncio.fixture

@@ -55,7 +55,7 @@ def file(tmp_path: Path, models: Path) -> Path:
         "model": {"file": str(models / "sure.onnx")},
         "policy": {"name": "AlwaysAccept"},
         "upstream": {"address": "127.0.0.1:1"},
-        "outbox": {"file": "outbox.db", "corrections": "corrections.jsonl"},
+        "outbox": {"file": "outbox.db", "wait_ms": 10_000, "corrections": "corrections.jsonl"},
         "inbox": {"file": "inbox.db"},
         "egress_ledger": {"file": "egress.json"},
         "record": {"folder": "record"},

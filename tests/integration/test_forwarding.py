@@ -53,7 +53,7 @@ class Pair:
                 "policy": policy,
                 "upstream": {"address": self.address, "timeout_ms": 300, "probe_ms": 200},
                 "listen": {"address": "127.0.0.1:0"},
-                "outbox": {"file": self.folder / "outbox.db", **outbox},
+                "outbox": {"file": self.folder / "outbox.db", "wait_ms": 10_000, **outbox},
                 **keys,
             }
         )

@@ -27,7 +27,7 @@ def tier(folder: Path, file: Path, **keys: Any) -> Path:
         "model": {"file": str(file), **keys.pop("model", {})},
         "policy": {"name": "AlwaysEscalate"},
         "upstream": {"address": "127.0.0.1:1"},
-        "outbox": {"file": "outbox.db"},
+        "outbox": {"file": "outbox.db", "wait_ms": 10_000},
         "at_rest": {"key_source": {"file": "keys"}},
         **keys,
     }

@@ -79,7 +79,7 @@ async def test_a_tier_without_an_inbox_says_so(start: Start) -> None:
 
 async def test_open_watches_do_not_hold_a_stop_up(start: Start, tmp_path: Path) -> None:
     """Watchers of corrections and of reports are told at once that the tier stops."""
-    kept = {"outbox": {"file": tmp_path / "outbox.db"}, "inbox": {"file": tmp_path / "inbox.db"}}
+    kept = {"outbox": {"file": tmp_path / "outbox.db", "wait_ms": 10_000}, "inbox": {"file": tmp_path / "inbox.db"}}
     service, address = await start("edge_node", "127.0.0.1:1", **kept, limits={"drain_seconds": 60})
     async with Client(address) as client:
         watching: list[asyncio.Future[Any]] = [

@@ -53,9 +53,9 @@ class World:
     def revoke(self, serial: str) -> None:
         replace(self.deny, self.deny.read_bytes() + f"{serial}  # stolen\n".encode())
 
-    async def server(self, address: str = "127.0.0.1:0") -> EdgeServer:
+    async def server(self, address: str = "127.0.0.1:0", drain_s: float = 0) -> EdgeServer:
         model = {"file": str(self.models / "sure.onnx"), "name": "m"}
-        config = {"tier": "edge_server", "model": model, "tls": self.above, "limits": {"drain_seconds": 0}}
+        config = {"tier": "edge_server", "model": model, "tls": self.above, "limits": {"drain_seconds": drain_s}}
         server = await self.stack.enter_async_context(
             EdgeServer.from_config({**config, "listen": {"address": address}})
         )
@@ -182,16 +182,17 @@ async def test_who_shows_one_certificate_to_the_look_and_another_to_the_link_get
 
 async def test_a_stream_of_a_tier_above_that_is_revoked_is_believed_no_more(world: World) -> None:
     """What it says on a stream that was open already is not passed on."""
-    server = await world.server()
+    server = await world.server(drain_s=1)
     link = LinkChannel(world.address, 2**20, TlsFiles(world.client(), time.time))
     watch = link.unary_stream("/grpc.health.v1.Health/Watch")(b"")
     assert await anext(watch)
     world.revoke(world.serial)
     await until(lambda: not link.connected)
     said = asyncio.ensure_future(anext(watch))
-    await server.close()  # which it tells those who watch
+    closing = asyncio.ensure_future(server.close())  # which it tells those who watch
     with pytest.raises(NotSentError) as caught:
         await said
+    await closing
     assert caught.value.reason == "denied"
     await link.close()
 

@@ -58,7 +58,7 @@ def test_the_shipped_scenarios_are_installed(board: Path, tmp_path: Path) -> Non
     listed = subprocess.run(
         [board / "escalade", "simulate", "list"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert len(listed.stdout.splitlines()) == 6
+    assert len(listed.stdout.splitlines()) == 7
     wrong = ["simulate", "run", "factory-line", "--set", "edge_nodes.cont=1"]
     ran = subprocess.run([board / "escalade", *wrong], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 2

@@ -1,0 +1,102 @@
+"""Figures of a run that a mix or an overload would make untrue: by class, busy shares, what leaves the device."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+from escalade.cli.simulate.run import lines
+from escalade.simulations.fleet import FleetResult
+from escalade.simulations.fleet.energy import energy_j
+from escalade.simulations.fleet.report import render
+from escalade.simulations.fleet.summary import metrics, summary, time_series
+
+from .conftest import run
+
+
+def endpoint(name: str, count: int, rate_hz: float, threshold: float, **profile: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "count": count,
+        "arrivals": {"kind": "poisson", "rate_hz": rate_hz},
+        "policy": {"name": "Threshold", "threshold": threshold},
+        "profile": {"service": {"kind": "constant", "ms": 9}, **profile},
+    }
+
+
+@cache
+def mixed() -> FleetResult:
+    """Watches that run on batteries and send little, and kiosks on mains that send much."""
+    watch = endpoint("watch", 30, 2.0, 0.5, idle_mw=1, active_mw=30, battery={"capacity_mwh": 0.01, "spread": 0.5})
+    watch["churn"] = {"online_s": 20, "offline_s": 5}
+    kiosk = endpoint("kiosk", 5, 4.0, 0.9, idle_mw=900, active_mw=2000)
+    return run({"duration_s": 60, "endpoints": [watch, kiosk], "edge_nodes": {"count": 2}})
+
+
+@cache
+def drowned() -> FleetResult:
+    """Endpoints with nearly twice the work they can do; it is drained after the end of the run."""
+    return run({"duration_s": 12, "endpoints": [endpoint("cam", 4, 200.0, 0.7)], "control": {"interval_s": 5}})
+
+
+def test_each_class_has_figures_of_its_own() -> None:
+    """They add up to those of the fleet, and do not mix what runs on batteries with what does not."""
+    result = mixed()
+    found, whole = summary(result)["classes"], summary(result)
+    watch, kiosk = found["watch"], found["kiosk"]
+    assert watch["requests"] + kiosk["requests"] == whole["requests"]
+    assert watch["answered"] + kiosk["answered"] == whole["answered"]
+    assert watch["energy_j"] + kiosk["energy_j"] == pytest.approx(energy_j(result)["endpoint"])
+    assert kiosk["energy_mj_per_answer"] > 20 * watch["energy_mj_per_answer"]
+    assert watch["local_share"] > kiosk["local_share"] + 0.1
+    assert kiosk["battery"] is None
+    assert watch["battery"] == whole["battery"]
+    page = render(result)
+    assert "Each class of endpoints" in page
+    assert "Each class of endpoints" not in render(drowned())
+
+
+def test_the_terminal_shows_classes_batteries_and_who_was_not_there() -> None:
+    """A row for each class; deaths, life and inputs that nobody saw in words; no line wider than 80."""
+    result = mixed()
+    assert result.devices is not None
+    text = lines(result)[1:]
+    rows = [line.split() for line in text]
+    kiosk = next(row for row in rows if row[:1] == ["kiosk"])
+    assert kiosk[1] == f"{summary(result)['classes']['kiosk']['requests']:,}"
+    assert any(f"batteries: {int(np.isfinite(result.devices['died_s']).sum())} of 30 empty" in line for line in text)
+    assert any("% offline" in line and "% battery empty" in line for line in text)
+    assert max(map(len, text)) <= 90
+    assert not any("batteries" in line or "offline" in line for line in lines(drowned()))
+
+
+def test_battery_life_is_a_figure_of_sweeps_and_comparisons() -> None:
+    """Where there are batteries, and only there."""
+    found = metrics(mixed())
+    assert 0 < found["battery_life_p1_h"] <= found["battery_life_p50_h"]
+    assert not any(name.startswith("battery") for name in metrics(drowned()))
+
+
+def test_busy_is_never_more_than_the_time_there_was() -> None:
+    """Work that is drained after the end does not count, so that the summary says what the series say."""
+    result = drowned()
+    busy, series = result.utilisation(), time_series(result)
+    assert result.stats.count[14] > 1.5 * 4 * 12e9  # the work in all
+    assert 0.97 < busy["endpoint"] <= 1.0
+    assert np.nanmax(series["utilisation_endpoint"]) <= 1.0
+    mean = np.nansum(series["utilisation_endpoint"] * series["length_s"]) / 12
+    assert busy["endpoint"] == pytest.approx(mean, rel=0.02)
+
+
+def test_the_page_does_not_say_that_nothing_leaves_a_device_that_sent_in_vain() -> None:
+    """What was sent up and then answered below is said."""
+    late = endpoint("cam", 4, 20.0, 0.7) | {"escalation": {"timeout_ms": 1}}
+    vain = run({"duration_s": 5, "endpoints": [late], "links": {"access": {"latency": {"kind": "constant", "ms": 5}}}})
+    assert vain.degraded_share > 0.2
+    assert f"{100 * vain.degraded_share:.1f} % of all were sent up as well" in render(vain)
+    assert "nothing of these leaves the device" in render(
+        run({"duration_s": 5, "endpoints": [endpoint("cam", 4, 5, 0)]})
+    )

@@ -201,7 +201,9 @@ def _kept(result: FleetResult) -> str:
     sent = int(result.stats.by_class[:, Class.SENT].sum())
     extra = sent - int(count[Count.ANSWERED_1] + count[Count.ANSWERED_2])
     share = _per(extra, result.answered)
-    return f"{html.percent(share)} of all were sent up as well" if extra > 0 else "nothing of these leaves the device"
+    return (
+        f"{html.percent(share, 2)} of all were sent up as well" if extra > 0 else "nothing of these leaves the device"
+    )
 
 
 def _tiers(result: FleetResult) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,10 @@ from escalade.cli.simulate.run import lines
 from escalade.simulations.fleet import FleetResult
 from escalade.simulations.fleet.energy import energy_j
 from escalade.simulations.fleet.report import render
+from escalade.simulations.fleet.report_charts import latency_cdf
+from escalade.simulations.fleet.result import Hist
 from escalade.simulations.fleet.summary import metrics, summary, time_series
+from escalade.simulations.svg import Chart
 
 from .conftest import run
 
@@ -96,7 +101,39 @@ def test_the_page_does_not_say_that_nothing_leaves_a_device_that_sent_in_vain() 
     late = endpoint("cam", 4, 20.0, 0.7) | {"escalation": {"timeout_ms": 1}}
     vain = run({"duration_s": 5, "endpoints": [late], "links": {"access": {"latency": {"kind": "constant", "ms": 5}}}})
     assert vain.degraded_share > 0.2
-    assert f"{100 * vain.degraded_share:.1f} % of all were sent up as well" in render(vain)
+    assert f"{100 * vain.degraded_share:.2f} % of all were sent up as well" in render(vain)
     assert "nothing of these leaves the device" in render(
         run({"duration_s": 5, "endpoints": [endpoint("cam", 4, 5, 0)]})
     )
+
+
+@pytest.mark.parametrize("limits", [(0.1, 200.0), (20.0, 60_000.0), (1e-4, 1e7), (450.0, 52_000.0), (1e5, 1e6)])
+@pytest.mark.parametrize("log", [True, False])
+def test_labels_of_an_axis_do_not_lie_on_each_other(limits: tuple[float, float], log: bool) -> None:
+    """However long they are; and those of the other axis leave room for its name."""
+    drawn = Chart(limits, (0.0, limits[1] * 3e-9), "x", "y", log, (False, False), width=470).render("")
+    found = re.findall(r'class="tick" x="([\d.]+)" y="[\d.]+" text-anchor="(\w+)">([^<]+)<', drawn)
+    below = [(float(x), 6.7 * len(text)) for x, anchor, text in found if anchor == "middle"]
+    assert len(below) >= 2
+    assert all(b - b_wide / 2 > a + a_wide / 2 for (a, a_wide), (b, b_wide) in pairwise(below))
+    assert all(float(x) - 6.7 * len(text) > 22 for x, anchor, text in found if anchor == "end")
+
+
+def test_the_distribution_is_level_where_no_time_lies() -> None:
+    """Half of the times near 1 ms, half near 100: the line rises at these two places alone."""
+    fast, slow = endpoint("fast", 5, 5.0, 0), endpoint("slow", 5, 5.0, 0)
+    fast["profile"]["service"]["ms"], slow["profile"]["service"]["ms"] = 1, 100
+    drawn = latency_cdf(run({"duration_s": 20, "endpoints": [fast, slow]}), [Hist.LOCAL], ["p0"], "ms")
+    (points,) = re.findall(r'<polyline class="line p0" points="([^"]+)"', drawn)
+    places = [tuple(map(float, one.split(","))) for one in points.split()]
+    slopes = [(b[0] - a[0], a[1] - b[1]) for a, b in pairwise(places)]
+    assert max(rise for _, rise in slopes) > 60
+    assert all(along < 3 for along, rise in slopes if rise > 2)
+
+
+def test_what_each_class_sends_up_stands_at_its_arrow() -> None:
+    """And what all send, which is a mix of them, below the edge nodes."""
+    page = render(mixed())
+    for one in summary(mixed())["classes"].values():
+        assert f">{100 * (1 - one['local_share']):.1f} % up<" in page
+    assert "% sent up, of all<" in page

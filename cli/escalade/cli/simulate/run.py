@@ -109,6 +109,7 @@ def lines(result: FleetResult) -> list[str]:
     facts = [
         f"degraded {_percent(result.degraded_share)}, late {late}{_unseen(result)}",
         costs,
+        *_links(result),
         *_batteries(result),
         *_events(result),
     ]
@@ -121,6 +122,12 @@ def _unseen(result: FleetResult) -> str:
     shares = {text: int(result.stats.reason[one]) / max(result.requests, 1) for one, text in texts.items()}
     found = [f"{_percent(share)} {text}" for text, share in shares.items() if share]
     return f"; of all inputs {', '.join(found)}" if found else ""
+
+
+def _links(result: FleetResult) -> list[str]:
+    found = {name: share for name, share in result.link_load().items() if isfinite(share)}
+    texts = [f"{name} {_percent(share)}" for name, share in found.items()]
+    return [f"to be sent, of the bandwidth: {', '.join(texts)}"] if texts else []
 
 
 def _batteries(result: FleetResult) -> list[str]:

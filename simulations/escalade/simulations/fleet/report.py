@@ -115,7 +115,8 @@ def render(result: FleetResult) -> str:
             )
             + "</div>"
             + _hops(result),
-            "The share that takes at most so long. Bins are 1.6 % wide.",
+            "The share that takes at most so long. Bins are 1.6 % wide. Of the bandwidth: the bytes to be sent, "
+            "over all links and the whole run; above 100 % they pile up or are thrown away.",
         ),
         html.section(
             "Utilisation and queues",
@@ -250,11 +251,12 @@ def _classes(result: FleetResult) -> str:
 
 
 def _hops(result: FleetResult) -> str:
-    rows = []
+    rows, load = [], result.link_load()
     for (name, hist), style in zip(HOPS.items(), HOP_STYLES, strict=True):
         ms = result.latency_ms(hist)
-        rows.append([f"<span class='dot {style}'></span>{HOP_NAMES[name]}", f"{int(ms['count']):,}", *_latencies(ms)])
-    return html.table(["step", "times", "p50, ms", "p95, ms", "p99, ms"], rows)
+        cells = [f"<span class='dot {style}'></span>{HOP_NAMES[name]}", f"{int(ms['count']):,}", *_latencies(ms)]
+        rows.append([*cells, html.percent(load.get(name, float("nan")))])
+    return html.table(["step", "times", "p50, ms", "p95, ms", "p99, ms", "of the bandwidth"], rows)
 
 
 def _energy(result: FleetResult, over_time: Timeline, series: dict[str, Any]) -> str:

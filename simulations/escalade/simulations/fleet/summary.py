@@ -66,6 +66,7 @@ def summary(result: FleetResult) -> dict[str, Any]:
             | {"degraded": result.latency_ms(Hist.DEGRADED), "all": latency_all_ms(result)},
             "hop_ms": {name: result.latency_ms(hist) for name, hist in HOPS.items()},
             "utilisation": result.utilisation(),
+            "link_load": result.link_load(),
             "energy_j": energy,
             "energy_mj_per_answer": _ratio(1e3 * energy["endpoint"], result.answered),
             "battery": battery(result),

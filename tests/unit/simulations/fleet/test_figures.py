@@ -137,3 +137,17 @@ def test_what_each_class_sends_up_stands_at_its_arrow() -> None:
     for one in summary(mixed())["classes"].values():
         assert f">{100 * (1 - one['local_share']):.1f} % up<" in page
     assert "% sent up, of all<" in page
+
+
+def test_a_link_that_is_given_more_than_it_can_send_is_seen() -> None:
+    """Bytes over bandwidth and time, above 1 where they pile up; nothing is said of a hop without a limit."""
+    uplink = {"bandwidth_kbit_s": 8, "latency": {"kind": "constant", "ms": 5}}
+    one = endpoint("cam", 20, 5.0, 0.9)
+    slow = run({"duration_s": 20, "endpoints": [one], "edge_nodes": {"count": 2}, "links": {"uplink": uplink}})
+    found = summary(slow)["link_load"]
+    assert found["access"] is None
+    assert found["uplink"] == pytest.approx(slow.stats.count[13] * 8 / (2 * 8000 * 20), rel=0.02)
+    assert found["uplink"] > 1
+    assert f"{100 * found['uplink']:.1f} %" in render(slow)
+    assert any(f"uplink {100 * found['uplink']:.1f} %" in line for line in lines(slow))
+    assert not any("bandwidth" in line for line in lines(drowned()))

@@ -17,7 +17,7 @@ from escalade.simulations.fleet.event_figures import event_summary
 from escalade.simulations.fleet.output import remove_old, write
 from escalade.simulations.fleet.result import Hist, Reason
 from escalade.simulations.fleet.scenario import TIERS
-from escalade.simulations.fleet.summary import latency_all_ms, metrics
+from escalade.simulations.fleet.summary import latency_all_ms, link_load, metrics
 from escalade.simulations.fleet.sweep import Estimate
 from escalade.simulations.strict_json import plain
 
@@ -125,7 +125,7 @@ def _unseen(result: FleetResult) -> str:
 
 
 def _links(result: FleetResult) -> list[str]:
-    found = {name: share for name, share in result.link_load().items() if isfinite(share)}
+    found = {name: share for name, share in link_load(result).items() if isfinite(share)}
     texts = [f"{name} {_percent(share)}" for name, share in found.items()]
     return [f"to be sent, of the bandwidth: {', '.join(texts)}"] if texts else []
 

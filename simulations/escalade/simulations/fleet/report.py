@@ -16,7 +16,7 @@ from escalade.simulations.fleet.report_charts import WIDE, Timeline, battery_lif
 from escalade.simulations.fleet.report_events import events_section
 from escalade.simulations.fleet.result import Class, Count, Hist, Reason
 from escalade.simulations.fleet.scenario import TIERS
-from escalade.simulations.fleet.summary import HOPS, latency_all_ms, time_series
+from escalade.simulations.fleet.summary import HOPS, latency_all_ms, link_load, time_series
 from escalade.simulations.fleet.topology import topology
 from escalade.simulations.page import page
 
@@ -44,14 +44,11 @@ FOOTER = (
 def render(result: FleetResult) -> str:
     """Return the page."""
     scenario = result.scenario
+    if not result.answered:
+        reasons = html.section("Nothing was answered", _reasons(result))
+        return page(scenario.name, _facts(result), [_said(result), reasons, _scenario(result)], FOOTER)
     series = time_series(result)
     over_time = Timeline(scenario, series)
-    servers = scenario.edge_servers.count
-    facts = (
-        f"{scenario.device_count:,} endpoints · {scenario.edge_nodes.count:,} edge nodes · {servers:,} "
-        f"server{'s' if servers > 1 else ''} · {_duration(result.simulated_s)} simulated in "
-        f"{_duration(result.wall_s)} · seed {result.seed} · {escape(result.backend)} · hash {result.hash}"
-    )
     shares = over_time.stacked(
         [series[f"share_{tier}"] for tier in TIERS], STYLES, "share of the answers", "share of each tier over time"
     )
@@ -115,8 +112,8 @@ def render(result: FleetResult) -> str:
             )
             + "</div>"
             + _hops(result),
-            "The share that takes at most so long. Bins are 1.6 % wide. Of the bandwidth: the bytes to be sent, "
-            "over all links and the whole run; above 100 % they pile up or are thrown away.",
+            "The share that takes at most so long. Bins are 1.6 % wide. Bandwidth asked for: the bytes to be sent over "
+            "all links and the whole run, of what they can; above 100 % messages pile up or are thrown away.",
         ),
         html.section(
             "Utilisation and queues",
@@ -149,7 +146,17 @@ def render(result: FleetResult) -> str:
         ),
         _scenario(result),
     ]
-    return page(scenario.name, facts, sections, FOOTER)
+    return page(scenario.name, _facts(result), sections, FOOTER)
+
+
+def _facts(result: FleetResult) -> str:
+    scenario = result.scenario
+    servers = scenario.edge_servers.count
+    return (
+        f"{scenario.device_count:,} endpoints · {scenario.edge_nodes.count:,} edge nodes · {servers:,} "
+        f"server{'s' if servers > 1 else ''} · {_duration(result.simulated_s)} simulated in "
+        f"{_duration(result.wall_s)} · seed {result.seed} · {escape(result.backend)} · hash {result.hash}"
+    )
 
 
 def _keys(names: Sequence[str], styles: Sequence[str], kind: str) -> list[tuple[str, str, str]]:
@@ -202,9 +209,7 @@ def _kept(result: FleetResult) -> str:
     sent = int(result.stats.by_class[:, Class.SENT].sum())
     extra = sent - int(count[Count.ANSWERED_1] + count[Count.ANSWERED_2])
     share = _per(extra, result.answered)
-    return (
-        f"{html.percent(share, 2)} of all were sent up as well" if extra > 0 else "nothing of these leaves the device"
-    )
+    return f"{html.percent(share, 2)} of all were sent up as well" if extra > 0 else "nothing leaves the device"
 
 
 def _tiers(result: FleetResult) -> str:
@@ -251,12 +256,14 @@ def _classes(result: FleetResult) -> str:
 
 
 def _hops(result: FleetResult) -> str:
-    rows, load = [], result.link_load()
+    load = {name: share for name, share in link_load(result).items() if isfinite(share)}
+    heads = ["step", "times", "p50, ms", "p95, ms", "p99, ms"] + (["bandwidth asked for"] if load else [])
+    rows = []
     for (name, hist), style in zip(HOPS.items(), HOP_STYLES, strict=True):
         ms = result.latency_ms(hist)
         cells = [f"<span class='dot {style}'></span>{HOP_NAMES[name]}", f"{int(ms['count']):,}", *_latencies(ms)]
-        rows.append([*cells, html.percent(load.get(name, float("nan")))])
-    return html.table(["step", "times", "p50, ms", "p95, ms", "p99, ms", "of the bandwidth"], rows)
+        rows.append([*cells, html.percent(load[name]) if name in load else ""] if load else cells)
+    return html.table(heads, rows)
 
 
 def _energy(result: FleetResult, over_time: Timeline, series: dict[str, Any]) -> str:

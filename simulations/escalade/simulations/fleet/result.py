@@ -369,18 +369,6 @@ class FleetResult:
         shares = self.busy_ns()[:-1].sum(axis=0) / able_ns
         return {tier: min(float(share), 1.0) for tier, share in zip(TIERS, shares, strict=True)}
 
-    def link_load(self) -> dict[str, float]:
-        """Return which share of its bandwidth each hop was given to send, all edge nodes together; nan without a limit.
-
-        Above 1 messages pile up, or are thrown away. Outages are not taken off.
-        """
-        sent = self.stats.series[: self.begun, Series.BYTES_0 : Series.BYTES_1 + 1].sum(axis=0)
-        links, nodes, found = self.scenario.links, self.scenario.edge_nodes.count, {}
-        for name, link, given in zip(("access", "uplink"), (links.access, links.uplink), sent, strict=True):
-            limit = (link.bandwidth_kbit_s or 0.0) * 125.0 * nodes * self.simulated_s
-            found[name] = float(given) / limit if limit else float("nan")
-        return found
-
     def busy_ns(self) -> NDArray[np.float64]:
         """Return how long the workers of each tier were busy in each interval that began, and after the run, ns.
 

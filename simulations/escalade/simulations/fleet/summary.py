@@ -66,7 +66,7 @@ def summary(result: FleetResult) -> dict[str, Any]:
             | {"degraded": result.latency_ms(Hist.DEGRADED), "all": latency_all_ms(result)},
             "hop_ms": {name: result.latency_ms(hist) for name, hist in HOPS.items()},
             "utilisation": result.utilisation(),
-            "link_load": result.link_load(),
+            "link_load": link_load(result),
             "energy_j": energy,
             "energy_mj_per_answer": _ratio(1e3 * energy["endpoint"], result.answered),
             "battery": battery(result),
@@ -116,6 +116,19 @@ def latency_all_ms(result: FleetResult) -> dict[str, float]:
     """Return p50, p95, p99 and the count over all answers, degraded ones among them."""
     counts = result.stats.hist[list(ANSWERS)].sum(axis=0)
     return {**{f"p{100 * q:.0f}": quantile_ms(counts, q) for q in (0.5, 0.95, 0.99)}, "count": int(counts.sum())}
+
+
+def link_load(result: FleetResult) -> dict[str, float]:
+    """Return which share of its bandwidth each hop was given to send, all edge nodes together; nan without a limit.
+
+    Above 1 messages pile up, or are thrown away. Outages are not taken off.
+    """
+    sent = result.stats.series[: result.begun, Series.BYTES_0 : Series.BYTES_1 + 1].sum(axis=0)
+    links, nodes, found = result.scenario.links, result.scenario.edge_nodes.count, {}
+    for name, link, given in zip(("access", "uplink"), (links.access, links.uplink), sent, strict=True):
+        limit = (link.bandwidth_kbit_s or 0.0) * 125.0 * nodes * result.simulated_s
+        found[name] = _ratio(given, limit)
+    return found
 
 
 def time_series(result: FleetResult) -> dict[str, NDArray[Any]]:

@@ -112,8 +112,7 @@ def render(result: FleetResult) -> str:
             )
             + "</div>"
             + _hops(result),
-            "The share that takes at most so long. Bins are 1.6 % wide. Bandwidth asked for: the bytes to be sent over "
-            "all links and the whole run, of what they can; above 100 % messages pile up or are thrown away.",
+            "The share that takes at most so long. Bins are 1.6 % wide." + _links(result),
         ),
         html.section(
             "Utilisation and queues",
@@ -264,6 +263,15 @@ def _hops(result: FleetResult) -> str:
         cells = [f"<span class='dot {style}'></span>{HOP_NAMES[name]}", f"{int(ms['count']):,}", *_latencies(ms)]
         rows.append([*cells, html.percent(load[name]) if name in load else ""] if load else cells)
     return html.table(heads, rows)
+
+
+def _links(result: FleetResult) -> str:
+    if not any(map(isfinite, link_load(result).values())):
+        return ""
+    return (
+        " Bandwidth asked for: the bytes to be sent over all links and the whole run, of what they can; above 100 % "
+        "messages pile up or are thrown away."
+    )
 
 
 def _energy(result: FleetResult, over_time: Timeline, series: dict[str, Any]) -> str:

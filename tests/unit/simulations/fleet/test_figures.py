@@ -65,7 +65,7 @@ def test_each_class_has_figures_of_its_own() -> None:
 
 
 def test_the_terminal_shows_classes_batteries_and_who_was_not_there() -> None:
-    """A row for each class; deaths, life and inputs that nobody saw in words; no line wider than 80."""
+    """A row for each class; deaths, life and inputs that nobody saw in words; no line wider than 90."""
     result = mixed()
     assert result.devices is not None
     text = lines(result)[1:]

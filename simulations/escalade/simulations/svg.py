@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from html import escape
+from itertools import pairwise
 from math import ceil, floor, log10
 from typing import TYPE_CHECKING
 from zlib import crc32
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 620, 380
 LEFT, RIGHT, TOP, BOTTOM = 72, 22, 14, 50
+LETTER = 7.0
+"""Width of a digit of a tick's label, at most."""
 
 
 @dataclass(slots=True)
@@ -40,6 +43,13 @@ class Chart:
     width: int = WIDTH
     height: int = HEIGHT
     _parts: list[str] = field(default_factory=list)
+    _ticks_y: list[tuple[float, str]] = field(init=False)
+    _left: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._ticks_y = _ticks(self.y, False, self.percent[1], 6)
+        widest = max((len(text) for _, text in self._ticks_y), default=0) * LETTER
+        self._left = max(LEFT, widest + 32)  # the axis' name stands left of them
 
     def line(self, points: Iterable[Sequence[float]], style: str, title: str = "") -> None:
         """Draw a line through points; `style` is a CSS class."""
@@ -103,19 +113,19 @@ class Chart:
 
     def render(self, description: str) -> str:
         """Return the SVG element; `description` says to those who cannot see it what it shows."""
-        w, h = self.width, self.height
-        frame = f'x="{LEFT}" y="{TOP}" width="{w - LEFT - RIGHT}" height="{h - TOP - BOTTOM}"'
+        w, h, left = self.width, self.height, self._left
+        frame = f'x="{left:.0f}" y="{TOP}" width="{w - left - RIGHT}" height="{h - TOP - BOTTOM}"'
         clip = f"c{crc32(description.encode()):x}"
         grid = []
-        for value, text in _ticks(self.x, self.log_x, self.percent[0], 4 if w < 400 else 7):
+        for value, text in self._ticks_x():
             at = self._at_x(value)
             grid.append(f'<path class="grid" d="M{at:.1f} {TOP}V{h - BOTTOM}"/>')
             grid.append(f'<text class="tick" x="{at:.1f}" y="{h - BOTTOM + 17}" text-anchor="middle">{text}</text>')
-        for value, text in _ticks(self.y, False, self.percent[1], 6):
+        for value, text in self._ticks_y:
             at = self._at_y(value)
-            grid.append(f'<path class="grid" d="M{LEFT} {at:.1f}H{w - RIGHT}"/>')
-            grid.append(f'<text class="tick" x="{LEFT - 7}" y="{at + 4:.1f}" text-anchor="end">{text}</text>')
-        middle_x, middle_y = (LEFT + w - RIGHT) / 2, (TOP + h - BOTTOM) / 2
+            grid.append(f'<path class="grid" d="M{left:.0f} {at:.1f}H{w - RIGHT}"/>')
+            grid.append(f'<text class="tick" x="{left - 7:.0f}" y="{at + 4:.1f}" text-anchor="end">{text}</text>')
+        middle_x, middle_y = (left + w - RIGHT) / 2, (TOP + h - BOTTOM) / 2
         return (
             f'<svg viewBox="0 0 {w} {h}" role="img" aria-label="{escape(description, quote=True)}">'
             f'<clipPath id="{clip}"><rect {frame}/></clipPath>{"".join(grid)}'
@@ -125,11 +135,21 @@ class Chart:
             f"{escape(self.y_label)}</text></svg>"
         )
 
+    def _ticks_x(self) -> list[tuple[float, str]]:
+        """Return as many ticks as have room for their labels beside each other."""
+        found: list[tuple[float, str]] = []
+        for most in (7, 5, 4, 3, 2, 1):
+            found = _ticks(self.x, self.log_x, self.percent[0], most)
+            places = [(self._at_x(value), len(text) * LETTER / 2 + 2) for value, text in found]
+            if all(b - half_b >= a + half_a for (a, half_a), (b, half_b) in pairwise(places)):
+                break
+        return found
+
     def _at_x(self, value: float) -> float:
         low, high = self.x
         if self.log_x:
             low, high, value = log10(low), log10(high), log10(max(value, low / 10))
-        return LEFT + (value - low) / (high - low) * (self.width - LEFT - RIGHT)
+        return self._left + (value - low) / (high - low) * (self.width - self._left - RIGHT)
 
     def _at_y(self, value: float) -> float:
         low, high = self.y
@@ -151,6 +171,7 @@ def _ticks(limits: tuple[float, float], log: bool, percent: bool, most: int) -> 
         values = [v for v in values if low * 0.999 <= v <= high * 1.001]
         if len(values) > 2 * most:  # as many decades: the powers of ten alone
             values = [v for v in values if f"{v:e}".startswith("1.0")]
+            values = values[:: -(-len(values) // (2 * most))]
         return [(v, f"{v:,g}") for v in values]
     rough = (high - low) / most
     magnitude = 10.0 ** floor(log10(rough))

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from escalade.cli.demo.interrupts import Interrupts
 from escalade.cli.simulate.command import backend, read, warn, writable
 from escalade.cli.simulate.progress import RunProgress, short
+from escalade.simulations.fleet.class_figures import class_figures
+from escalade.simulations.fleet.energy import battery
 from escalade.simulations.fleet.engine import simulate
 from escalade.simulations.fleet.event_figures import event_summary
 from escalade.simulations.fleet.output import remove_old, write
-from escalade.simulations.fleet.result import Hist
+from escalade.simulations.fleet.result import Hist, Reason
 from escalade.simulations.fleet.scenario import TIERS
-from escalade.simulations.fleet.summary import latency_all_ms, metrics
+from escalade.simulations.fleet.summary import latency_all_ms, link_load, metrics
 from escalade.simulations.fleet.sweep import Estimate
 from escalade.simulations.strict_json import plain
 
@@ -84,7 +87,7 @@ def lines(result: FleetResult) -> list[str]:
         f"{result.simulated_s:g} s{cut} simulated in {result.wall_s:.1f} s, {short(rate)} requests/s"
     )
     titles = ("answered", "share", "accuracy", "p50 ms", "p99 ms", "busy")
-    table = [f"{'':12}" + "".join(f"{title:>12}" for title in titles)]
+    table = [f"{'':12}" + "".join(f"{title:>11}" for title in titles)]
     count, use = result.stats.count, result.utilisation()
     for level, tier in enumerate(TIERS):
         answered, right = int(count[1 + level]), int(count[4 + level])
@@ -97,11 +100,59 @@ def lines(result: FleetResult) -> list[str]:
         table.append(_row(tier.replace("_", " "), *cells, _ms(ms["p50"]), _ms(ms["p99"]), _percent(use[tier])))
     ms, figures = latency_all_ms(result), metrics(result)
     table.append(_row("all", f"{result.answered:,}", "", _percent(result.accuracy), _ms(ms["p50"]), _ms(ms["p99"]), ""))
-    facts = (
-        f"degraded {_percent(result.degraded_share)}, late {_percent(figures['late_share'])}; an answer costs "
-        f"{figures['bytes_up_per_answer']:.4g} bytes up and {figures['energy_mj_per_answer']:.4g} mJ of the endpoint"
+    limited = scenario.slo_ms is not None or any(one.deadline_ms is not None for one in scenario.endpoints)
+    late = _percent(figures["late_share"]) if limited else "-"
+    costs = (
+        f"an answer costs {_large(figures['bytes_up_per_answer'])} bytes up and "
+        f"{_large(figures['energy_mj_per_answer'])} mJ of the endpoint"
     )
-    return [head, "", *table, "", facts, *_events(result), f"hash {result.hash}"]
+    facts = [
+        f"degraded {_percent(result.degraded_share)}, late {late}{_unseen(result)}",
+        costs,
+        *_links(result),
+        *_batteries(result),
+        *_events(result),
+    ]
+    return [head, "", *table, *_classes(result), "", *facts, f"hash {result.hash}"]
+
+
+def _unseen(result: FleetResult) -> str:
+    """Return what was not answered, and why: of all inputs."""
+    texts = {Reason.OFFLINE: "offline", Reason.FILTERED: "filtered", Reason.DEAD: "battery empty"}
+    shares = {text: int(result.stats.reason[one]) / max(result.requests, 1) for one, text in texts.items()}
+    found = [f"{_percent(share)} {text}" for text, share in shares.items() if share]
+    return f"; of all inputs {', '.join(found)}" if found else ""
+
+
+def _links(result: FleetResult) -> list[str]:
+    found = {name: share for name, share in link_load(result).items() if isfinite(share)}
+    texts = [f"{name} {_percent(share)}" for name, share in found.items()]
+    return [f"to be sent, of the bandwidth: {', '.join(texts)}"] if texts else []
+
+
+def _batteries(result: FleetResult) -> list[str]:
+    found = battery(result)
+    if found is None:
+        return []
+    life = f"life {_large(found['life_p50_h'])} h, worst 1 % {_large(found['life_p1_h'])} h"
+    left = _percent(found["charge_left_mean"])
+    return [f"batteries: {found['died']:,} of {found['devices']:,} empty, {left} charge left; {life}"]
+
+
+def _classes(result: FleetResult) -> list[str]:
+    """Return a table of the classes of endpoints, where there are several."""
+    found = class_figures(result)
+    if len(found) < 2:
+        return []
+    widest = max(12, max(map(len, found)) + 1)
+    heads = ("inputs", "kept local", "accuracy", "late", "mJ/answer", "battery")
+    table = ["", f"{'':{widest}}" + "".join(f"{head:>11}" for head in heads)]
+    for name, one in found.items():
+        life = one["battery"]
+        cells = [f"{one['requests']:,}", *(_percent(one[key]) for key in ("local_share", "accuracy", "late_share"))]
+        cells += [_large(one["energy_mj_per_answer"]), f"{_large(life['life_p50_h'])} h" if life else "-"]
+        table.append(f"{name:{widest}}" + "".join(f"{cell:>11}" for cell in cells))
+    return table
 
 
 def _events(result: FleetResult) -> list[str]:
@@ -117,11 +168,17 @@ def _events(result: FleetResult) -> list[str]:
 
 
 def _row(name: str, *cells: str) -> str:
-    return f"{name:12}{''.join(f'{cell:>12}' for cell in cells)}".rstrip()
+    return f"{name:12}{''.join(f'{cell:>11}' for cell in cells)}".rstrip()
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %" if share == share else "-"
+
+
+def _large(value: float) -> str:
+    if not isfinite(value):
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _ms(value: float) -> str:

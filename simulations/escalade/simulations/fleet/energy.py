@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from escalade.simulations.fleet.result import FleetResult
 
+PARTS = ("compute", "radio", "idle")
+"""Of an endpoint's energy."""
+
 
 def energy_j(result: FleetResult) -> dict[str, float]:
     """Return joules: of the endpoints computing, sending and idling, and of each tier in all.
@@ -22,17 +25,7 @@ def energy_j(result: FleetResult) -> dict[str, float]:
     idling ends with its battery.
     """
     scenario, count = result.scenario, result.stats.count
-    found = dict.fromkeys(("endpoint_compute", "endpoint_radio", "endpoint_idle"), 0.0)
-    lived, first = lived_s(result), 0
-    for one, row in zip(scenario.endpoints, result.stats.by_class, strict=True):
-        profile = profile_of(one)
-        busy_s, sent = float(row[Class.BUSY_NS]) / 1e9, float(row[Class.SENT])
-        idle_mw = profile.idle_mw + (profile.trigger.power_mw if profile.trigger else 0.0)
-        message_uj = profile.radio_uj_per_message + profile.radio_nj_per_byte * one.bytes_up / 1e3
-        found["endpoint_compute"] += max(profile.active_mw - profile.idle_mw, 0.0) * busy_s / 1e3
-        found["endpoint_radio"] += sent * message_uj / 1e6
-        found["endpoint_idle"] += idle_mw * float(lived[first : first + one.count].sum()) / 1e3
-        first += one.count
+    found = {f"endpoint_{part}": sum(one[part] for one in class_energy_j(result)) for part in PARTS}
     found["endpoint"] = sum(found.values())
     for level, (tier, station) in enumerate(
         (("edge_node", scenario.edge_nodes), ("edge_server", scenario.edge_servers)), start=1
@@ -41,6 +34,25 @@ def energy_j(result: FleetResult) -> dict[str, float]:
         busy_s = float(count[Count.BUSY_NS_0 + level]) / 1e9 / station.workers
         extra_mw = max(profile.active_mw - profile.idle_mw, 0.0)
         found[tier] = (station.count * profile.idle_mw * result.simulated_s + extra_mw * busy_s) / 1e3
+    return found
+
+
+def class_energy_j(result: FleetResult) -> list[dict[str, float]]:
+    """Return joules of each class of endpoints, by `PARTS`."""
+    lived, first, found = lived_s(result), 0, []
+    for one, row in zip(result.scenario.endpoints, result.stats.by_class, strict=True):
+        profile = profile_of(one)
+        busy_s, sent = float(row[Class.BUSY_NS]) / 1e9, float(row[Class.SENT])
+        idle_mw = profile.idle_mw + (profile.trigger.power_mw if profile.trigger else 0.0)
+        message_uj = profile.radio_uj_per_message + profile.radio_nj_per_byte * one.bytes_up / 1e3
+        found.append(
+            {
+                "compute": max(profile.active_mw - profile.idle_mw, 0.0) * busy_s / 1e3,
+                "radio": sent * message_uj / 1e6,
+                "idle": idle_mw * float(lived[first : first + one.count].sum()) / 1e3,
+            }
+        )
+        first += one.count
     return found
 
 
@@ -67,16 +79,26 @@ def battery_life_s(result: FleetResult) -> NDArray[np.float64] | None:
     return np.where(np.isfinite(died), died, foretold)
 
 
-def battery(result: FleetResult) -> dict[str, float] | None:
-    """Return what became of the batteries: how many died, charge left, life in hours; None without any."""
+def battery(result: FleetResult, devices: slice = slice(None)) -> dict[str, float] | None:
+    """Return what became of the batteries: how many died, charge left, life in hours; None without any.
+
+    Parameters
+    ----------
+    devices
+        Of which devices, by their numbers in the fleet; default: all.
+    """
     life = battery_life_s(result)
     if life is None or result.devices is None:
         return None
-    left = result.devices["charge_share"]
-    hours = np.quantile(life, [0.01, 0.5], method="lower") / 3600.0
+    all_devices = np.arange(result.scenario.device_count)
+    chosen = np.isin(result.devices["device"].astype(np.intp), all_devices[devices])
+    if not chosen.any():
+        return None
+    left = result.devices["charge_share"][chosen]
+    hours = np.quantile(life[chosen], [0.01, 0.5], method="lower") / 3600.0
     return {
         "devices": len(left),
-        "died": int(result.stats.count[Count.DEATHS]),
+        "died": int(np.isfinite(result.devices["died_s"][chosen]).sum()),
         "charge_left_mean": float(left.mean()),
         "life_p1_h": float(hours[0]),
         "life_p50_h": float(hours[1]),

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from escalade.simulations import html
+from escalade.simulations.fleet.class_figures import class_figures
 from escalade.simulations.fleet.energy import battery, energy_j
 from escalade.simulations.fleet.recovery import faults
 from escalade.simulations.fleet.report_charts import WIDE, Timeline, battery_life, latency_cdf
 from escalade.simulations.fleet.report_events import events_section
-from escalade.simulations.fleet.result import Count, Hist, Reason
+from escalade.simulations.fleet.result import Class, Count, Hist, Reason
 from escalade.simulations.fleet.scenario import TIERS
-from escalade.simulations.fleet.summary import HOPS, latency_all_ms, time_series
+from escalade.simulations.fleet.summary import HOPS, latency_all_ms, link_load, time_series
 from escalade.simulations.fleet.topology import topology
 from escalade.simulations.page import page
 
@@ -43,14 +44,11 @@ FOOTER = (
 def render(result: FleetResult) -> str:
     """Return the page."""
     scenario = result.scenario
+    if not result.answered:
+        reasons = html.section("Nothing was answered", _reasons(result))
+        return page(scenario.name, _facts(result), [_said(result), reasons, _scenario(result)], FOOTER)
     series = time_series(result)
     over_time = Timeline(scenario, series)
-    servers = scenario.edge_servers.count
-    facts = (
-        f"{scenario.device_count:,} endpoints · {scenario.edge_nodes.count:,} edge nodes · {servers:,} "
-        f"server{'s' if servers > 1 else ''} · {_duration(result.simulated_s)} simulated in "
-        f"{_duration(result.wall_s)} · seed {result.seed} · {escape(result.backend)} · hash {result.hash}"
-    )
     shares = over_time.stacked(
         [series[f"share_{tier}"] for tier in TIERS], STYLES, "share of the answers", "share of each tier over time"
     )
@@ -93,8 +91,10 @@ def render(result: FleetResult) -> str:
             "Who answers",
             html.figure(shares, html.legend(_keys(TIER_NAMES, STYLES, "box"))) + _tiers(result),
             "Latency runs from the arrival at the endpoint to the answer there. Answered as wanted; what was answered "
-            "below the tier that was asked for is in the last row.",
+            "below the tier that was asked for counts in inputs and share of the tier that answered, and again in the "
+            "last row, which alone has its latency.",
         ),
+        _classes(result),
         html.section(
             "Where the time goes",
             "<div class='pair'>"
@@ -112,7 +112,7 @@ def render(result: FleetResult) -> str:
             )
             + "</div>"
             + _hops(result),
-            "The share that takes at most so long. Bins are 1.6 % wide.",
+            "The share that takes at most so long. Bins are 1.6 % wide." + _links(result),
         ),
         html.section(
             "Utilisation and queues",
@@ -145,7 +145,17 @@ def render(result: FleetResult) -> str:
         ),
         _scenario(result),
     ]
-    return page(scenario.name, facts, sections, FOOTER)
+    return page(scenario.name, _facts(result), sections, FOOTER)
+
+
+def _facts(result: FleetResult) -> str:
+    scenario = result.scenario
+    servers = scenario.edge_servers.count
+    return (
+        f"{scenario.device_count:,} endpoints · {scenario.edge_nodes.count:,} edge nodes · {servers:,} "
+        f"server{'s' if servers > 1 else ''} · {_duration(result.simulated_s)} simulated in "
+        f"{_duration(result.wall_s)} · seed {result.seed} · {escape(result.backend)} · hash {result.hash}"
+    )
 
 
 def _keys(names: Sequence[str], styles: Sequence[str], kind: str) -> list[tuple[str, str, str]]:
@@ -175,7 +185,7 @@ def _cards(result: FleetResult) -> str:
         [
             ("answered", f"{answered:,}", f"of {result.requests:,} inputs"),
             ("accuracy", html.percent(result.accuracy), "of the answered"),
-            ("answered at the endpoint", html.percent(result.share["endpoint"]), "nothing leaves the device"),
+            ("answered at the endpoint", html.percent(result.share["endpoint"]), _kept(result)),
             ("latency p50", f"{_figure(all_ms['p50'])} ms", f"p99 {_figure(all_ms['p99'])} ms"),
             (
                 "degraded",
@@ -190,6 +200,15 @@ def _cards(result: FleetResult) -> str:
             ),
         ]
     )
+
+
+def _kept(result: FleetResult) -> str:
+    """Return whether inputs that the endpoint answered were sent up nevertheless: in vain, or after a first answer."""
+    count = result.stats.count
+    sent = int(result.stats.by_class[:, Class.SENT].sum())
+    extra = sent - int(count[Count.ANSWERED_1] + count[Count.ANSWERED_2])
+    share = _per(extra, result.answered)
+    return f"{html.percent(share, 2)} of all were sent up as well" if extra > 0 else "nothing leaves the device"
 
 
 def _tiers(result: FleetResult) -> str:
@@ -215,12 +234,44 @@ def _tiers(result: FleetResult) -> str:
     return html.table(heads, rows)
 
 
+def _classes(result: FleetResult) -> str:
+    found = class_figures(result)
+    if len(found) < 2:
+        return ""
+    batteries = result.devices is not None
+    rows = []
+    for name, one in found.items():
+        cells = [escape(name), f"{one['devices']:,}", f"{one['requests']:,}", f"{one['answered']:,}"]
+        cells += [html.percent(one[key]) for key in ("local_share", "accuracy", "degraded_share", "late_share")]
+        cells.append(_figure(one["energy_mj_per_answer"]))
+        if batteries:
+            life = one["battery"]
+            cells += [f"{_figure(life[key])} h" if life else "-" for key in ("life_p1_h", "life_p50_h")]
+        rows.append(cells)
+    heads = ["class", "endpoints", "inputs", "answered", "kept local", "accuracy", "degraded", "late", "mJ an answer"]
+    heads += ["battery, worst 1 %", "battery, median"] if batteries else []
+    note = "Kept local: of a class's inferences, those that its policy did not send up."
+    return html.section("Each class of endpoints", html.table(heads, rows), note)
+
+
 def _hops(result: FleetResult) -> str:
+    load = {name: share for name, share in link_load(result).items() if isfinite(share)}
+    heads = ["step", "times", "p50, ms", "p95, ms", "p99, ms"] + (["bandwidth asked for"] if load else [])
     rows = []
     for (name, hist), style in zip(HOPS.items(), HOP_STYLES, strict=True):
         ms = result.latency_ms(hist)
-        rows.append([f"<span class='dot {style}'></span>{HOP_NAMES[name]}", f"{int(ms['count']):,}", *_latencies(ms)])
-    return html.table(["step", "times", "p50, ms", "p95, ms", "p99, ms"], rows)
+        cells = [f"<span class='dot {style}'></span>{HOP_NAMES[name]}", f"{int(ms['count']):,}", *_latencies(ms)]
+        rows.append([*cells, html.percent(load[name]) if name in load else ""] if load else cells)
+    return html.table(heads, rows)
+
+
+def _links(result: FleetResult) -> str:
+    if not any(map(isfinite, link_load(result).values())):
+        return ""
+    return (
+        " Bandwidth asked for: the bytes to be sent over all links and the whole run, of what they can; above 100 % "
+        "messages pile up or are thrown away."
+    )
 
 
 def _energy(result: FleetResult, over_time: Timeline, series: dict[str, Any]) -> str:
@@ -291,7 +342,7 @@ def _reasons(result: FleetResult) -> str:
         for one in Reason
         if reason[one] and one is not Reason.OK
     ]
-    return html.table(["not as wanted, because", "inputs", "of all"], rows) if rows else ""
+    return html.table(["not answered as asked, because", "inputs", "of all"], rows) if rows else ""
 
 
 def _scenario(result: FleetResult) -> str:

@@ -123,9 +123,7 @@ def latency_cdf(result: FleetResult, hists: Sequence[Hist], styles: Sequence[str
         filled = np.flatnonzero(counts)
         if total:
             share = np.cumsum(counts)[filled] / total
-            xs = EDGES_MS[filled + 1]
-            points = [(float(max(EDGES_MS[filled[0]], 1e-6)), 0.0), *zip(xs.tolist(), share.tolist(), strict=True)]
-            curves.append((points, style))
+            curves.append((_steps(EDGES_MS[filled], EDGES_MS[filled + 1], share), style))
     # What almost nobody waits for, at either end, would squeeze the rest.
     low = min((x for points, _ in curves for x, y in points if y > 0.001), default=1.0)
     high = max((next(x for x, y in points if y >= 0.999) for points, _ in curves), default=10.0)
@@ -135,6 +133,16 @@ def latency_cdf(result: FleetResult, hists: Sequence[Hist], styles: Sequence[str
     for points, style in curves:
         chart.line([(max(x, low), y) for x, y in points] + [(high * 2, 1.0)], style)
     return chart.render(f"distribution of times: {label}, {len(curves)} lines")
+
+
+def _steps(lower: NDArray[Any], upper: NDArray[Any], share: NDArray[Any]) -> Points:
+    """Return the points of a CDF that rises within the filled bins alone, and is level between them."""
+    points: Points = [(float(max(lower[0], 1e-6)), 0.0)]
+    for left, right, now in zip(lower.tolist(), upper.tolist(), share.tolist(), strict=True):
+        if left > points[-1][0]:
+            points.append((left, points[-1][1]))
+        points.append((right, now))
+    return points
 
 
 def battery_life(result: FleetResult) -> str:

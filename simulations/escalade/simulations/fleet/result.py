@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -360,12 +361,38 @@ class FleetResult:
         }
 
     def utilisation(self) -> dict[str, float]:
-        """Return each tier's busy share of its workers over the simulated time."""
+        """Return each tier's busy share of its workers over the simulated time, at most 1, as the series count it.
+
+        What is drained after the end is left out.
+        """
+        able_ns = np.array(self.workers) * max(self.simulated_s, 1e-9) * 1e9
+        shares = self.busy_ns()[:-1].sum(axis=0) / able_ns
+        return {tier: min(float(share), 1.0) for tier, share in zip(TIERS, shares, strict=True)}
+
+    def busy_ns(self) -> NDArray[np.float64]:
+        """Return how long the workers of each tier were busy in each interval that began, and after the run, ns.
+
+        Work counts in one interval, whole. Where the run ended within an interval, what was drained after it is
+        in that one too; it counts there as far as the workers had time before the end.
+        """
+        rows = self.stats.series[:, Series.BUSY_NS_0 : Series.BUSY_NS_2 + 1].astype(np.float64)
+        found: NDArray[np.float64] = np.append(
+            rows[: self.begun], rows[self.begun :].sum(axis=0, keepdims=True), axis=0
+        )
+        interval_s = self.scenario.control.interval_s
+        length_s = self.simulated_s - (self.begun - 1) * interval_s
+        if self.begun and length_s < interval_s * (1 - 1e-9):
+            found[-2] = np.minimum(found[-2], np.array(self.workers) * length_s * 1e9)
+        return found
+
+    @property
+    def workers(self) -> tuple[int, int, int]:
+        """How many there are in each tier; an endpoint is one."""
         edge, server = self.scenario.edge_nodes, self.scenario.edge_servers
-        workers = (self.scenario.device_count, edge.count * edge.workers, server.count * server.workers)
-        return {
-            tier: int(self.stats.count[Count.BUSY_NS_0 + level]) / (workers[level] * self.simulated_s * 1e9)
-            if self.simulated_s
-            else 0.0
-            for level, tier in enumerate(TIERS)
-        }
+        return self.scenario.device_count, edge.count * edge.workers, server.count * server.workers
+
+    @property
+    def begun(self) -> int:
+        """How many control intervals began before the run ended."""
+        intervals = ceil(self.simulated_s / self.scenario.control.interval_s - 1e-9)
+        return min(intervals, len(self.stats.series) - 1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from escalade.simulations.fleet.class_figures import class_figures
 from escalade.simulations.fleet.energy import battery, energy_j
 from escalade.simulations.fleet.event_figures import event_metrics, event_series, event_summary
 from escalade.simulations.fleet.histogram import quantile_ms
@@ -65,9 +66,11 @@ def summary(result: FleetResult) -> dict[str, Any]:
             | {"degraded": result.latency_ms(Hist.DEGRADED), "all": latency_all_ms(result)},
             "hop_ms": {name: result.latency_ms(hist) for name, hist in HOPS.items()},
             "utilisation": result.utilisation(),
+            "link_load": link_load(result),
             "energy_j": energy,
             "energy_mj_per_answer": _ratio(1e3 * energy["endpoint"], result.answered),
             "battery": battery(result),
+            "classes": class_figures(result),
             "bytes": {"access": int(count[Count.BYTES_0]), "uplink": int(count[Count.BYTES_1])},
             "bytes_up_per_answer": _ratio(count[Count.BYTES_0] + count[Count.BYTES_1], result.answered),
             "reasons": {one.name.lower(): int(reason[one]) for one in Reason if reason[one]},
@@ -95,14 +98,37 @@ def metrics(result: FleetResult) -> dict[str, float]:
         **{f"share_{tier}": share for tier, share in result.share.items()},
         "degraded_share": result.degraded_share,
         "late_share": _ratio(count[Count.LATE], result.answered),
+        **_battery_metrics(result),
         **event_metrics(result),
     }
+
+
+def _battery_metrics(result: FleetResult) -> dict[str, float]:
+    """Return figures of batteries, where there are any; nan of those that would last for ever."""
+    found = battery(result)
+    if found is None:
+        return {}
+    life = {f"battery_{name}": found[name] for name in ("life_p1_h", "life_p50_h")}
+    return {name: value if np.isfinite(value) else float("nan") for name, value in life.items()}
 
 
 def latency_all_ms(result: FleetResult) -> dict[str, float]:
     """Return p50, p95, p99 and the count over all answers, degraded ones among them."""
     counts = result.stats.hist[list(ANSWERS)].sum(axis=0)
     return {**{f"p{100 * q:.0f}": quantile_ms(counts, q) for q in (0.5, 0.95, 0.99)}, "count": int(counts.sum())}
+
+
+def link_load(result: FleetResult) -> dict[str, float]:
+    """Return which share of its bandwidth each hop was given to send, all edge nodes together; nan without a limit.
+
+    Above 1 messages pile up, or are thrown away. Outages are not taken off.
+    """
+    sent = result.stats.series[: result.begun, Series.BYTES_0 : Series.BYTES_1 + 1].sum(axis=0)
+    links, nodes, found = result.scenario.links, result.scenario.edge_nodes.count, {}
+    for name, link, given in zip(("access", "uplink"), (links.access, links.uplink), sent, strict=True):
+        limit = (link.bandwidth_kbit_s or 0.0) * 125.0 * nodes * result.simulated_s
+        found[name] = _ratio(given, limit)
+    return found
 
 
 def time_series(result: FleetResult) -> dict[str, NDArray[Any]]:
@@ -112,7 +138,7 @@ def time_series(result: FleetResult) -> dict[str, NDArray[Any]]:
     """
     scenario, interval_s = result.scenario, result.scenario.control.interval_s
     rows = result.stats.series
-    begun = min(int(np.ceil(result.simulated_s / interval_s - 1e-9)), len(rows) - 1)
+    begun = result.begun
     kept = np.append(rows[:begun], rows[begun:].sum(axis=0, keepdims=True), axis=0)
     start = np.append(np.arange(begun) * interval_s, result.simulated_s)
     length = np.append(np.minimum(start[:-1] + interval_s, result.simulated_s) - start[:-1], np.nan)
@@ -126,7 +152,7 @@ def time_series(result: FleetResult) -> dict[str, NDArray[Any]]:
     answered = kept[:, Series.ANSWERED_0 : Series.ANSWERED_2 + 1].sum(axis=1)
     edge, server = scenario.edge_nodes, scenario.edge_servers
     stations = (("edge_node", edge.count), ("edge_server", server.count))
-    workers = (scenario.device_count, edge.count * edge.workers, server.count * server.workers)
+    busy_ns = result.busy_ns()
     return {
         "time_s": start,
         "length_s": length,
@@ -140,9 +166,7 @@ def time_series(result: FleetResult) -> dict[str, NDArray[Any]]:
         "late_share": share(Series.LATE),
         "access_bytes_per_s": rate(Series.BYTES_0),
         "uplink_bytes_per_s": rate(Series.BYTES_1),
-        **{
-            f"utilisation_{tier}": rate(Series(Series.BUSY_NS_0 + k), 1e-9 / workers[k]) for k, tier in enumerate(TIERS)
-        },
+        **{f"utilisation_{tier}": busy_ns[:, k] / (result.workers[k] * length * 1e9) for k, tier in enumerate(TIERS)},
         # Little's law: the mean number that wait is the time waited in an interval over its length.
         **{
             f"waiting_per_{tier}": rate(Series(Series.WAIT_NS_1 + k), 1e-9 / count)

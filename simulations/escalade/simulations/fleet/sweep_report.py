@@ -30,6 +30,8 @@ COLUMNS = {
     "share_edge_server": "at the server",
     "degraded_share": "degraded",
     "late_share": "late",
+    "battery_life_p1_h": "battery, worst 1 %, h",
+    "battery_life_p50_h": "battery, median, h",
     "fused_accuracy": "events right",
     "fused_p99_ms": "events p99, ms",
     "fused_complete_share": "events complete",

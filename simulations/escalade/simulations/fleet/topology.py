@@ -6,7 +6,7 @@ from html import escape
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from escalade.simulations.fleet.result import Count, Hist
+from escalade.simulations.fleet.result import Class, Count, Hist
 
 if TYPE_CHECKING:
     from escalade.simulations.fleet.result import FleetResult
@@ -30,6 +30,7 @@ def topology(result: FleetResult) -> str:
     columns = [0, BOX + GAP, 2 * (BOX + GAP)]
     count, parts = result.stats.count, []
     boxes = [_endpoint(one) for one in shown]
+    flows = [_up(result, index, index + 1) for index in range(len(shown))] + [_up(result, len(shown), len(classes))]
     if len(shown) < len(classes):
         rest = classes[len(shown) :]
         boxes.append([f"{len(rest)} more classes", f"{sum(one.count for one in rest):,} devices", ""])
@@ -37,6 +38,9 @@ def topology(result: FleetResult) -> str:
         top = (height - 28) * (index + 0.5) / len(boxes) - 36
         parts.append(_box(columns[0], top, lines, "p0"))
         parts.append(_arrow(columns[0] + BOX, top + 36, columns[1], middle))
+        if len(boxes) > 1:
+            below = 16 if top + 36 > middle + 1 else -7  # on the side from which the arrow bends away
+            parts.append(_text(columns[0] + BOX + 6, top + 36 + below, flows[index], anchor="start"))
     parts.append(
         _box(
             columns[1],
@@ -51,14 +55,18 @@ def topology(result: FleetResult) -> str:
     parts.append(_box(columns[2], middle - 36, _station(name, servers), "p2"))
     sent = (int(count[Count.ESCALATED_0]), int(count[Count.ESCALATED_1]))
     for column, hist, escalated in ((0, Hist.ACCESS, sent[0]), (1, Hist.UPLINK, sent[1])):
-        at = columns[column] + BOX + GAP / 2
         of = result.answered
         flow = f"{100 * escalated / of:.1f} % sent up" if of else ""
         latency = result.latency_ms(hist)["p50"]
-        above = middle - 12 if len(boxes) == 1 or column else middle - 52
-        parts.append(_text(at, above, flow))
-        if isfinite(latency):
-            parts.append(_text(at, above + 32 if above == middle - 12 else above + 15, f"p50 {latency:.3g} ms"))
+        p50 = f"p50 {latency:.3g} ms" if isfinite(latency) else ""
+        if len(boxes) == 1 or column:
+            at = columns[column] + BOX + GAP / 2
+            parts.append(_text(at, middle - 12, flow))
+            parts.append(_text(at, middle + 20, p50))
+        else:  # where the arrows leave room for what is of all classes
+            at = columns[1] + BOX / 2
+            parts.append(_text(at, middle + 56, f"{flow}, of all" if flow else ""))
+            parts.append(_text(at, middle + 72, f"{p50} on the way" if p50 else ""))
     for column, (tier, style) in enumerate((("endpoint", "p0"), ("edge_node", "p1"), ("edge_server", "p2"))):
         one = share[tier]
         if isfinite(one):
@@ -69,6 +77,12 @@ def topology(result: FleetResult) -> str:
     described = "endpoints, edge nodes and servers, with the share that each answers"
     head = f'<svg class="topology" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{described}">'
     return f"{head}{''.join(parts)}</svg>"
+
+
+def _up(result: FleetResult, first: int, end: int) -> str:
+    """Return which share of their inferences some classes sent up."""
+    served, sent = result.stats.by_class[first:end][:, [Class.SERVED, Class.ESCALATED]].sum(axis=0)
+    return f"{100 * sent / served:.1f} % up" if served else ""
 
 
 def _endpoint(one: EndpointClass) -> list[str]:
@@ -119,9 +133,9 @@ def _arrow(x0: float, y0: float, x1: float, y1: float) -> str:
     return f'<path class="wire" d="{path}"/><path class="tip" d="{head}"/>'
 
 
-def _text(x: float, y: float, text: str, style: str = "") -> str:
+def _text(x: float, y: float, text: str, style: str = "", anchor: str = "middle") -> str:
     kind = f' class="{style}"' if style else ""
-    return f'<text{kind} x="{x:.0f}" y="{y:.0f}" text-anchor="middle">{escape(text)}</text>' if text else ""
+    return f'<text{kind} x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}">{escape(text)}</text>' if text else ""
 
 
 def _short(text: str) -> str:

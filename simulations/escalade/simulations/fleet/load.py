@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -144,7 +144,7 @@ def _work_s(desk: Desk) -> float:
 def _shares_up(world: World, policies: Sequence[Policy]) -> list[tuple[float, float]]:
     """Return what each class sends up, and what the nodes send on of that: both decide on the same samples."""
     rows = np.arange(min(world.tables[0].samples, ROWS))
-    even: NDArray[np.float64] = (rows + 0.5) / len(rows)
+    even = (rows + 0.5) / len(rows)
     found = []
     for policy in policies[:-1]:
         sent = _sends_up(world, 0, policy, rows, even)
@@ -154,7 +154,7 @@ def _shares_up(world: World, policies: Sequence[Policy]) -> list[tuple[float, fl
 
 
 def _sends_up(
-    world: World, level: int, policy: Policy, rows: NDArray[np.int64], uniform: NDArray[np.float64]
+    world: World, level: int, policy: Policy, rows: NDArray[np.int64], uniform: NDArray[np.floating[Any]]
 ) -> NDArray[np.bool_]:
     table = world.tables[level]
     batch = Batch.of(table.score[rows], table.posterior[rows], uniform=uniform, remaining_ms=float("inf"), bytes_up=784)

@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from escalade.simulations.fleet.hardware import PROFILES, HardwareProfile
+from escalade.simulations.fleet.limits import too_much
 from escalade.simulations.fleet.scenario import Scenario
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.yaml_file import line_of, read_yaml, remedy, without_tags
@@ -77,6 +78,9 @@ def parse_scenario(
         first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         keys = without_tags(first["loc"], filled)
         raise fail(keys, remedy(first, keys, Scenario)) from None
+    big = too_much(scenario)
+    if big is not None:
+        raise fail(*big)
     return scenario.in_folder(base)
 
 

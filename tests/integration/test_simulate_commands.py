@@ -191,6 +191,17 @@ def test_capacity_that_is_not_there_is_said(scenario: str, capsys: Captured) -> 
     assert "does not keep 99 % within 0.1 ms even with one endpoint" in capsys.readouterr().out
 
 
+def test_capacity_without_a_limit_is_said(scenario: str, capsys: Captured) -> None:
+    """What endpoints answer themselves is enough, so the search ends after three sizes."""
+    options = ["--slo-ms", "50", "--slo-share", "0.3", "--set", "duration_s=5"]
+    assert main(["simulate", "capacity", scenario, *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert lines[-1].endswith(
+        "up to 80 endpoints and is not limited: the endpoints' own answers are enough, however many they are"
+    )
+
+
 def test_list_names_the_scenarios(capsys: Captured) -> None:
     """A line each, with what it is about."""
     assert main(["simulate", "list"]) == 0

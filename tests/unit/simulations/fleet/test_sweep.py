@@ -104,6 +104,19 @@ def test_bisection_finds_where_the_objective_breaks(limit: int, first: int) -> N
     assert bad - good <= max(1, 0.02 * bad)
 
 
+def test_an_objective_that_never_breaks_ends_the_search() -> None:
+    """After three sizes that the endpoints keep alone; and at the limit where others are needed too."""
+    tried: list[int] = []
+
+    def trial(size: int, *, alone: bool) -> Trial:
+        tried.append(size)
+        return Trial(size, 0.6, True, alone)
+
+    assert most(lambda size: trial(size, alone=True), 20) == (80, None)
+    assert tried == [20, 40, 80]
+    assert most(lambda size: trial(size, alone=False), 20, limit=300) == (300, None)
+
+
 @given(needed=st.integers(1, 300))
 def test_the_least_number_of_workers_is_found(needed: int) -> None:
     """Exactly; and none when even the most are too few."""

@@ -217,16 +217,28 @@ def test_mistakes_are_one_line(scenario: str, tmp_path: Path, capsys: Captured) 
     assert "edge_nodes.cont: unknown key" in one_line(capsys, "run", scenario, "--set", "edge_nodes.cont=3")
     assert "rate_hz" in one_line(capsys, "run", scenario, "--set", "endpoints.a.arrivals.rate_hz=-1")
     assert "--grid x: write it as" in one_line(capsys, "sweep", scenario, "--grid", "x")
+    many = [scenario, "--grid", f"edge_nodes.count={','.join(map(str, range(1, 102)))}", "--seeds", "1-100"]
+    assert "101 points x 100 seeds are 10,100 runs, more than 10,000" in one_line(capsys, "sweep", *many)
     assert "--ray-address needs --backend ray" in one_line(capsys, "run", scenario, "--ray-address", "h:1")
     (tmp_path / "file").write_text("")
     assert "cannot be made" in one_line(capsys, "run", scenario, "--out", str(tmp_path / "file"))
     assert "no policy" in one_line(capsys, "run", scenario, "--set", "endpoints.a.policy.name=Nothing").lower()
 
 
-@pytest.mark.parametrize("option", [["--seeds", "a"], ["--seeds", "1,1"], ["--workers", "0"]])
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["compare", "--seeds", "a"],
+        ["compare", "--seeds", "1,1"],
+        ["compare", "--seeds", "1-100000000000"],
+        ["compare", "--workers", "0"],
+        ["run", "--seed", "-1"],
+        ["run", "--seed", "99999999999999999999"],
+    ],
+)
 def test_options_that_cannot_be_read_are_refused(scenario: str, option: list[str], capsys: Captured) -> None:
     """By the grammar, with exit code 2."""
     with pytest.raises(SystemExit) as ended:
-        main(["simulate", "compare", scenario, scenario, *option])
+        main(["simulate", option[0], *[scenario] * (2 if option[0] == "compare" else 1), *option[1:]])
     assert ended.value.code == 2
-    assert option[1] in capsys.readouterr().err
+    assert option[2] in capsys.readouterr().err

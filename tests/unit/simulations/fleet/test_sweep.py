@@ -52,6 +52,19 @@ def test_a_grid_that_cannot_be_read_is_one_line(text: str) -> None:
         grid([text])
 
 
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [
+        (["a=" + ",".join(map(str, range(1000))), "b=" + ",".join(map(str, range(1000)))], "--grid: 1,000,000 points"),
+        (["a=1,2,1"], "--grid a: a=1 stands twice; keep one"),
+    ],
+)
+def test_a_grid_that_is_too_big_or_has_a_point_twice_is_one_line(axes: list[str], words: str) -> None:
+    """Before it is written out."""
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        grid(axes)
+
+
 def test_an_interval_is_student_t() -> None:
     """Five values with mean 3 and deviation 1.58: t(4) is 2.776. One value has no interval."""
     found = Estimate.of([1, 2, 3, 4, 5])

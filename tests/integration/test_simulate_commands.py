@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -223,6 +224,27 @@ def test_mistakes_are_one_line(scenario: str, tmp_path: Path, capsys: Captured) 
     (tmp_path / "file").write_text("")
     assert "cannot be made" in one_line(capsys, "run", scenario, "--out", str(tmp_path / "file"))
     assert "no policy" in one_line(capsys, "run", scenario, "--set", "endpoints.a.policy.name=Nothing").lower()
+
+
+def test_a_policy_that_ends_the_program_is_one_line(scenario: str, tmp_path: Path, capsys: Captured) -> None:
+    """Instead of an exit code without a word."""
+    (tmp_path / "leaving.py").write_text(BROKEN.replace("Broken", "Leaving").replace("RuntimeError(", "SystemExit("))
+    assert main(["simulate", "run", scenario, "--set", "endpoints.a.policy.name=leaving:Leaving"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("escalade: a policy or rule ended the run with SystemExit('the sensor is on fire')")
+
+
+def test_aliases_of_themselves_or_of_very_many_are_one_line(tmp_path: Path, capsys: Captured) -> None:
+    """An anchor inside itself, and nine levels of nine aliases, which are 400 million nodes."""
+    file = tmp_path / "odd.yaml"
+    file.write_text("a: &a [*a]\nendpoints: *a\n")
+    assert f"escalade: {file}:" in one_line(capsys, "run", str(file))
+    levels = [
+        "a: &a [x]",
+        *(f"{name}: &{name} [{','.join([f'*{below}'] * 9)}]" for below, name in pairwise("abcdefghij")),
+    ]
+    file.write_text("\n".join(levels))
+    assert f"escalade: {file}:" in one_line(capsys, "run", str(file))
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,15 @@ def run_simulate(arguments: argparse.Namespace) -> int:
     SetupError
         For what the operator gave and cannot work.
     """
+    try:
+        return _act(arguments)
+    except SystemExit as error:
+        raise SetupError(
+            f"a policy or rule ended the run with SystemExit({error.code!r}); let it raise another"
+        ) from error
+
+
+def _act(arguments: argparse.Namespace) -> int:
     if arguments.action == "list":
         return list_shipped()
     if not COMPILED:

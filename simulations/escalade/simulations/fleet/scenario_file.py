@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import yaml
 from pydantic import ValidationError
 
+from escalade.simulations.fleet.arrivals import Arrivals
+from escalade.simulations.fleet.distribution import Distribution
 from escalade.simulations.fleet.hardware import PROFILES, HardwareProfile
 from escalade.simulations.fleet.limits import too_much
 from escalade.simulations.fleet.scenario import Scenario
@@ -77,11 +79,25 @@ def parse_scenario(
     except ValidationError as error:
         first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         keys = without_tags(first["loc"], filled)
-        raise fail(keys, remedy(first, keys, Scenario)) from None
+        text = _kinds(keys) if first["type"] == "union_tag_not_found" else remedy(first, keys, Scenario)
+        raise fail(*_placed(keys, text, filled)) from None
     big = too_much(scenario)
     if big is not None:
         raise fail(*big)
     return scenario.in_folder(base)
+
+
+def _kinds(keys: Keys) -> str:
+    """Return which kinds a section that has none may be of."""
+    choices = get_args(get_args(Arrivals if keys[-1] == "arrivals" else Distribution)[0])
+    return f"give kind: {', '.join(get_args(one.model_fields['kind'].annotation)[0] for one in choices)}"
+
+
+def _placed(keys: Keys, text: str, data: Mapping[str, Any]) -> tuple[Keys, str]:
+    """Take the key out of what `Scenario` says of several keys together."""
+    head, colon, rest = text.partition(": ")
+    named = [int(one) if one.isdigit() else one for one in head.split(".")]
+    return (named, rest) if colon and not keys and named[0] in data else (keys, text)
 
 
 def _with_profiles(data: dict[str, Any], folder: Path, fail: Callable[[Keys, str], ConfigError]) -> dict[str, Any]:
@@ -110,6 +126,8 @@ def _resolved(
             [*keys, "profile"], f"no hardware profile {name!r}; there are {known}, or name a file that ends in .yaml"
         )
     file = folder / name
+    if not file.is_file():
+        raise fail([*keys, "profile"], f"{file}: no such file; give a path from the scenario's folder")
     found, root = read_yaml(file, "service, idle_mw, active_mw")
     try:
         return {**section, "profile": HardwareProfile.model_validate(found).model_dump()}

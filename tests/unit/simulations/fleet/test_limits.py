@@ -57,3 +57,11 @@ def test_what_a_search_makes_too_big_is_refused_too() -> None:
     scenario = scaled(parse_scenario(data), "endpoints", 10**12)
     with pytest.raises(ConfigError, match=r"^endpoints\.0\.count: needs"):
         simulate(scenario)
+
+
+def test_what_is_wrong_of_several_keys_together_has_its_line(tmp_path: Path) -> None:
+    """A period after the end of the run is named where it stands."""
+    outages = "links:\n  uplink:\n    outages: {periods: [{from_s: 5, to_s: 50}]}\n"
+    (tmp_path / "long.yaml").write_text(SMALL + outages)
+    with pytest.raises(ConfigError, match=r"long\.yaml:7: links\.uplink\.outages: a period ends at 50 s"):
+        load_scenario(tmp_path / "long.yaml")

@@ -248,6 +248,22 @@ SEEN = {"edge_nodes": {"count": 3}}
             "events.faults: one begins at 5000 s, after the run of duration_s 4000",
         ),
         (
+            {"rollouts": [{"tier": "edge_node", "scores": {}, "waves": [{"at_s": 5000, "share": 1}]}]},
+            "rollouts.0.waves: one begins at 5000 s, after the run of duration_s 4000",
+        ),
+        (
+            {"endpoints": [{"name": "a", "count": 1, "arrivals": {"rate_hz": 2}}]},
+            "endpoints.0.arrivals: give kind: poisson, periodic, daily, bursts, replay",
+        ),
+        (
+            {"links": {"access": {"latency": {"ms": 2}}}},
+            "links.access.latency: give kind: constant, exponential, uniform, lognormal, quantiles",
+        ),
+        (
+            {"endpoints": [{"name": "a", "count": 1, "profile": "nope.yaml", "arrivals": {}}]},
+            "endpoints.0.profile: nope.yaml: no such file",
+        ),
+        (
             {"rollouts": [{"tier": "edge_node", "scores": {"classes": 5}, "waves": [{"at_s": 1, "share": 1}]}]},
             "rollouts.0.scores: has",
         ),

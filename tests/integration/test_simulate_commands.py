@@ -226,6 +226,16 @@ def test_mistakes_are_one_line(scenario: str, tmp_path: Path, capsys: Captured) 
     assert "no policy" in one_line(capsys, "run", scenario, "--set", "endpoints.a.policy.name=Nothing").lower()
 
 
+def test_what_is_found_after_reading_has_its_place_too(scenario: str, capsys: Captured) -> None:
+    """A policy and a table are looked for when the run begins: file and line, or the override."""
+    file = Path(scenario)
+    file.write_text(SCENARIO.replace("name: Threshold", "name: Treshold"))
+    assert f"escalade: {file}:9: endpoints.0.policy.name: no policy 'Treshold'" in one_line(capsys, "run", scenario)
+    file.write_text(SCENARIO)
+    option = "scores={table: no.npz}"
+    assert f"escalade: --set {option}: scores.table:" in one_line(capsys, "run", scenario, "--set", option)
+
+
 def test_a_policy_that_ends_the_program_is_one_line(scenario: str, tmp_path: Path, capsys: Captured) -> None:
     """Instead of an exit code without a word."""
     (tmp_path / "leaving.py").write_text(BROKEN.replace("Broken", "Leaving").replace("RuntimeError(", "SystemExit("))

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from escalade.cli.policy.inputs import make_folder
 from escalade.simulations.fleet import load_scenario
 from escalade.simulations.fleet.jit import COMPILED
+from escalade.simulations.fleet.scenario_file import located
 from escalade.simulations.fleet.shipped import find, first_line, shipped
-from escalade.tiers.errors import SetupError
+from escalade.tiers.errors import ConfigError, SetupError
 
 if TYPE_CHECKING:
     import argparse
@@ -35,6 +36,10 @@ def run_simulate(arguments: argparse.Namespace) -> int:
         raise SetupError(
             f"a policy or rule ended the run with SystemExit({error.code!r}); let it raise another"
         ) from error
+    except ConfigError as error:
+        if arguments.action not in ("run", "capacity"):  # the others have several scenarios
+            raise
+        raise located(error, find(arguments.scenario), arguments.set) from error
 
 
 def _act(arguments: argparse.Namespace) -> int:

@@ -45,15 +45,31 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
     data, root = read_yaml(file, "endpoints, edge_nodes, edge_servers")
     changed = [_override(data, one) for one in overrides]
 
-    def where(keys: Keys) -> str:
-        text = ".".join(map(str, keys))
-        by = next((one for key, one in changed if f"{text}.".startswith(f"{key}.")), None)
-        return f"{OVERRIDE} {by}" if by else f"{file}:{line_of(root, keys)}"
-
     folder = str(file.resolve().parent)
     if folder not in sys.path:
         sys.path.append(folder)
-    return parse_scenario(data, folder=file.parent, where=where)
+    return parse_scenario(data, folder=file.parent, where=lambda keys: _place(file, root, changed, keys))
+
+
+def located(error: ConfigError, path: str | Path, overrides: Sequence[str] = ()) -> ConfigError:
+    """Return what was found wrong with a scenario after it was read, with the place of its key in the file."""
+    if error.source or not error.key:
+        return error
+    data, root = read_yaml(Path(path), "")
+    changed = [_override(data, one) for one in overrides]
+    place = _place(Path(path), root, changed, _keys(error.key))
+    return ConfigError(error.message, key=error.key, source=place)
+
+
+def _place(file: Path, root: Any, changed: Sequence[tuple[str, str]], keys: Keys) -> str:
+    """Return the override, or file and line, that a key was written at."""
+    text = ".".join(map(str, keys))
+    by = next((one for key, one in changed if f"{text}.".startswith(f"{key}.")), None)
+    return f"{OVERRIDE} {by}" if by else f"{file}:{line_of(root, keys)}"
+
+
+def _keys(dotted: str) -> list[str | int]:
+    return [int(one) if one.isdigit() else one for one in dotted.split(".")]
 
 
 def parse_scenario(
@@ -96,7 +112,7 @@ def _kinds(keys: Keys) -> str:
 def _placed(keys: Keys, text: str, data: Mapping[str, Any]) -> tuple[Keys, str]:
     """Take the key out of what `Scenario` says of several keys together."""
     head, colon, rest = text.partition(": ")
-    named = [int(one) if one.isdigit() else one for one in head.split(".")]
+    named = _keys(head)
     return (named, rest) if colon and not keys and named[0] in data else (keys, text)
 
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,17 @@ def test_capacity_that_is_not_there_is_said(scenario: str, capsys: Captured) -> 
     assert "does not keep 99 % within 0.1 ms even with one endpoint" in capsys.readouterr().out
 
 
+def test_capacity_without_a_limit_is_said(scenario: str, capsys: Captured) -> None:
+    """What endpoints answer themselves is enough, so the search ends after three sizes."""
+    options = ["--slo-ms", "50", "--slo-share", "0.3", "--set", "duration_s=5"]
+    assert main(["simulate", "capacity", scenario, *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert lines[-1].endswith(
+        "up to 80 endpoints and is not limited: the endpoints' own answers are enough, however many they are"
+    )
+
+
 def test_list_names_the_scenarios(capsys: Captured) -> None:
     """A line each, with what it is about."""
     assert main(["simulate", "list"]) == 0
@@ -206,16 +218,59 @@ def test_mistakes_are_one_line(scenario: str, tmp_path: Path, capsys: Captured) 
     assert "edge_nodes.cont: unknown key" in one_line(capsys, "run", scenario, "--set", "edge_nodes.cont=3")
     assert "rate_hz" in one_line(capsys, "run", scenario, "--set", "endpoints.a.arrivals.rate_hz=-1")
     assert "--grid x: write it as" in one_line(capsys, "sweep", scenario, "--grid", "x")
+    many = [scenario, "--grid", f"edge_nodes.count={','.join(map(str, range(1, 102)))}", "--seeds", "1-100"]
+    assert "101 points x 100 seeds are 10,100 runs, more than 10,000" in one_line(capsys, "sweep", *many)
     assert "--ray-address needs --backend ray" in one_line(capsys, "run", scenario, "--ray-address", "h:1")
     (tmp_path / "file").write_text("")
     assert "cannot be made" in one_line(capsys, "run", scenario, "--out", str(tmp_path / "file"))
     assert "no policy" in one_line(capsys, "run", scenario, "--set", "endpoints.a.policy.name=Nothing").lower()
 
 
-@pytest.mark.parametrize("option", [["--seeds", "a"], ["--seeds", "1,1"], ["--workers", "0"]])
+def test_what_is_found_after_reading_has_its_place_too(scenario: str, capsys: Captured) -> None:
+    """A policy and a table are looked for when the run begins: file and line, or the override."""
+    file = Path(scenario)
+    file.write_text(SCENARIO.replace("name: Threshold", "name: Treshold"))
+    assert f"escalade: {file}:9: endpoints.0.policy.name: no policy 'Treshold'" in one_line(capsys, "run", scenario)
+    file.write_text(SCENARIO)
+    option = "scores={table: no.npz}"
+    assert f"escalade: --set {option}: scores.table:" in one_line(capsys, "run", scenario, "--set", option)
+
+
+def test_a_policy_that_ends_the_program_is_one_line(scenario: str, tmp_path: Path, capsys: Captured) -> None:
+    """Instead of an exit code without a word."""
+    (tmp_path / "leaving.py").write_text(BROKEN.replace("Broken", "Leaving").replace("RuntimeError(", "SystemExit("))
+    assert main(["simulate", "run", scenario, "--set", "endpoints.a.policy.name=leaving:Leaving"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("escalade: a policy or rule ended the run with SystemExit('the sensor is on fire')")
+
+
+def test_aliases_of_themselves_or_of_very_many_are_one_line(tmp_path: Path, capsys: Captured) -> None:
+    """An anchor inside itself, and nine levels of nine aliases, which are 400 million nodes."""
+    file = tmp_path / "odd.yaml"
+    file.write_text("a: &a [*a]\nendpoints: *a\n")
+    assert f"escalade: {file}:" in one_line(capsys, "run", str(file))
+    levels = [
+        "a: &a [x]",
+        *(f"{name}: &{name} [{','.join([f'*{below}'] * 9)}]" for below, name in pairwise("abcdefghij")),
+    ]
+    file.write_text("\n".join(levels))
+    assert f"escalade: {file}:" in one_line(capsys, "run", str(file))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["compare", "--seeds", "a"],
+        ["compare", "--seeds", "1,1"],
+        ["compare", "--seeds", "1-100000000000"],
+        ["compare", "--workers", "0"],
+        ["run", "--seed", "-1"],
+        ["run", "--seed", "99999999999999999999"],
+    ],
+)
 def test_options_that_cannot_be_read_are_refused(scenario: str, option: list[str], capsys: Captured) -> None:
     """By the grammar, with exit code 2."""
     with pytest.raises(SystemExit) as ended:
-        main(["simulate", "compare", scenario, scenario, *option])
+        main(["simulate", option[0], *[scenario] * (2 if option[0] == "compare" else 1), *option[1:]])
     assert ended.value.code == 2
-    assert option[1] in capsys.readouterr().err
+    assert option[2] in capsys.readouterr().err

@@ -233,7 +233,7 @@ class TraceFile:
         if array.dtype.kind not in "fiu":
             raise self._wrong(name, f"must be numbers, got {array.dtype}")
         table: NDArray[np.float64] = array.astype(np.float64)
-        bad = ~np.isfinite(table).reshape(len(table), -1).all(axis=1) if table.ndim else ~np.isfinite(table[None])
+        bad = ~np.isfinite(table).all(axis=tuple(range(1, table.ndim)))
         if bad.any():
             raise self._wrong(name, "holds a value that is no finite number", row=int(bad.argmax()))
         if not name.startswith("time_s") and (table < 0).any():

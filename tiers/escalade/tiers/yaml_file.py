@@ -124,16 +124,26 @@ def line_of(root: Any, keys: Sequence[str | int]) -> int:
     return line
 
 
-def _refuse_duplicates(node: Any, path: Path) -> None:
-    """Raise when a mapping has a key twice: YAML would silently keep the last."""
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen:
-                source = f"{path}:{key.start_mark.line + 1}"
-                raise ConfigError("stands twice in its section; keep one", key=str(key.value), source=source)
-            seen.add(key.value)
-            _refuse_duplicates(value, path)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            _refuse_duplicates(value, path)
+def _refuse_duplicates(root: Any, path: Path) -> None:
+    """Raise when a mapping has a key twice: YAML would silently keep the last.
+
+    A node that stands in several places, or in itself (an anchor with aliases), is looked at once.
+    """
+    waiting, known = [root], {id(root)}
+    while waiting:
+        node = waiting.pop()
+        below: list[Any] = []
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, value in node.value:
+                if key.value in seen:
+                    source = f"{path}:{key.start_mark.line + 1}"
+                    raise ConfigError("stands twice in its section; keep one", key=str(key.value), source=source)
+                seen.add(key.value)
+                below.append(value)
+        elif isinstance(node, yaml.SequenceNode):
+            below = node.value
+        for one in reversed(below):
+            if id(one) not in known:
+                known.add(id(one))
+                waiting.append(one)

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 from escalade.cli.policy.arguments import numbers, positive, share
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 BACKENDS = ("threads", "serial", "ray")
 MODEL_MS = "what endpoint, node and server are made to take for an input, as slower boards; 0: as fast as they are"
 DELAY_MS = "one way of the access link and of the uplink"
+MOST_SEEDS = 10_000
+SEEDS_END = 2**63
 FINDABLE = ("endpoints", "server-workers", "edge-workers")
 
 
@@ -21,12 +24,21 @@ def seeds(text: str) -> tuple[int, ...]:
     """Read ``0,1,2`` or ``0-9``."""
     first, dash, last = text.partition("-")
     try:
-        found = tuple(range(int(first), int(last) + 1)) if dash else tuple(int(one) for one in text.split(","))
+        found: Sequence[int] = range(int(first), int(last) + 1) if dash else [int(one) for one in text.split(",")]
     except ValueError:
-        found = ()
-    if not found or len(set(found)) < len(found) or min(found) < 0:
+        found = []
+    if dash and found and found[-1] - found[0] >= MOST_SEEDS:
+        raise argparse.ArgumentTypeError(f"{text!r} are more than {MOST_SEEDS:,} seeds")
+    if not found or len(set(found)) < len(found) or min(found) < 0 or max(found) >= SEEDS_END:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of seeds such as 0,1,2 or 0-9")
-    return found
+    return tuple(found)
+
+
+def seed(text: str) -> int:
+    """Read a whole number from 0 to 2 ** 63 - 1."""
+    if not text.isdecimal() or int(text) >= SEEDS_END:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2 ** 63 - 1")
+    return int(text)
 
 
 def count(text: str) -> int:
@@ -43,7 +55,7 @@ def add_simulate(commands: Any) -> None:
 
     run = actions.add_parser("run", help="run a scenario; write figures, time series and a page that opens offline")
     _scenario(run)
-    run.add_argument("--seed", type=int, metavar="N", help="default: the scenario's")
+    run.add_argument("--seed", type=seed, metavar="N", help="default: the scenario's")
     run.add_argument("--replications", type=count, default=1, metavar="R", help="runs with seeds N, N+1, ..: intervals")
     _backend(run)
     _out(run)
@@ -83,7 +95,7 @@ def add_simulate(commands: Any) -> None:
     capacity.add_argument(
         "--resolution", type=share, default=0.02, metavar="S", help="of the number of endpoints; default: %(default)s"
     )
-    capacity.add_argument("--seed", type=int, metavar="N", help="default: the scenario's")
+    capacity.add_argument("--seed", type=seed, metavar="N", help="default: the scenario's")
     _backend(capacity)
     _out(capacity)
 

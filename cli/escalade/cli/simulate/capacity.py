@@ -11,6 +11,7 @@ from escalade.cli.demo.interrupts import Interrupts
 from escalade.cli.simulate.command import backend, read, writable
 from escalade.simulations.fleet.capacity import Trial, What, in_time, least, most, scaled
 from escalade.simulations.fleet.engine import simulate
+from escalade.simulations.fleet.result import Hist
 
 if TYPE_CHECKING:
     import argparse
@@ -50,8 +51,10 @@ def capacity(arguments: argparse.Namespace) -> int:
 
         def trial(size: int) -> Trial:
             if size not in tried:
-                share = in_time(run(size), arguments.slo_ms)
-                tried[size] = Trial(size, share, share >= arguments.slo_share)
+                result = run(size)
+                share = in_time(result, arguments.slo_ms)
+                alone = in_time(result, arguments.slo_ms, (Hist.ENDPOINT,))
+                tried[size] = Trial(size, share, share >= arguments.slo_share, alone >= arguments.slo_share)
                 name = arguments.find.replace("-", " ")
                 kept = "kept" if tried[size].kept else "broken"
                 print(f"{size:>12,} {name}  {100 * share:7.2f} % in time and not degraded  {kept}", flush=True)
@@ -61,9 +64,13 @@ def capacity(arguments: argparse.Namespace) -> int:
         try:
             if what == "endpoints":
                 answer, broken = most(trial, scenario.device_count, arguments.resolution)
-                text = f"keeps {objective} up to {answer:,} endpoints" + (
-                    f"; {broken:,} are too many" if broken is not None else ", and more were not tried"
-                )
+                text = f"keeps {objective} up to {answer:,} endpoints"
+                if broken is not None:
+                    text += f"; {broken:,} are too many"
+                elif tried[answer].alone:
+                    text += " and is not limited: the endpoints' own answers are enough, however many they are"
+                else:
+                    text += ", and more were not tried"
                 if answer == 0:
                     text = f"does not keep {objective} even with one endpoint"
             else:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from escalade.cli.policy.inputs import make_folder
 from escalade.simulations.fleet import load_scenario
 from escalade.simulations.fleet.jit import COMPILED
+from escalade.simulations.fleet.scenario_file import located
 from escalade.simulations.fleet.shipped import find, first_line, shipped
-from escalade.tiers.errors import SetupError
+from escalade.tiers.errors import ConfigError, SetupError
 
 if TYPE_CHECKING:
     import argparse
@@ -29,6 +30,19 @@ def run_simulate(arguments: argparse.Namespace) -> int:
     SetupError
         For what the operator gave and cannot work.
     """
+    try:
+        return _act(arguments)
+    except SystemExit as error:
+        raise SetupError(
+            f"a policy or rule ended the run with SystemExit({error.code!r}); let it raise another"
+        ) from error
+    except ConfigError as error:
+        if arguments.action not in ("run", "capacity"):  # the others have several scenarios
+            raise
+        raise located(error, find(arguments.scenario), arguments.set) from error
+
+
+def _act(arguments: argparse.Namespace) -> int:
     if arguments.action == "list":
         return list_shipped()
     if not COMPILED:

@@ -12,9 +12,21 @@ from escalade.cli.policy.inputs import progress
 from escalade.cli.simulate.command import read, writable
 from escalade.simulations.fleet.output import write_csv
 from escalade.simulations.fleet.summary import versions
-from escalade.simulations.fleet.sweep import GOALS, Job, Outcome, Point, as_data, differences, front, grid, run
+from escalade.simulations.fleet.sweep import (
+    GOALS,
+    MOST_RUNS,
+    Job,
+    Outcome,
+    Point,
+    as_data,
+    differences,
+    front,
+    grid,
+    run,
+)
 from escalade.simulations.fleet.sweep_report import render
 from escalade.simulations.strict_json import plain
+from escalade.tiers.errors import SetupError
 
 if TYPE_CHECKING:
     import argparse
@@ -31,9 +43,13 @@ TITLES = {
 
 def sweep(arguments: argparse.Namespace) -> int:
     """Run the grid; print a table; write ``sweep.json``, ``.csv``, ``.html``; return 0, or 1 if a policy raised."""
-    points = [
-        Point(settings, read(arguments.scenario, [*arguments.set, *settings])) for settings in grid(arguments.grid)
-    ]
+    places = grid(arguments.grid)
+    runs = len(places) * len(arguments.seeds)
+    size = f"{len(places):,} points x {len(arguments.seeds):,} seeds"
+    if runs > MOST_RUNS:
+        raise SetupError(f"{size} are {runs:,} runs, more than {MOST_RUNS:,}: give fewer values or seeds")
+    print(size, flush=True)
+    points = [Point(settings, read(arguments.scenario, [*arguments.set, *settings])) for settings in places]
     return _several(arguments, points, "sweep")
 
 

@@ -54,16 +54,16 @@ class ThreadBackend:
 
     def __init__(self, workers: int | None = None) -> None:
         self._workers = workers or (len(os.sched_getaffinity(0)) if COMPILED else 1)
+        self._pool: ThreadPoolExecutor | None = None
 
     def start(self, world: World, asked: Asked) -> None:
         """Make the shards."""
-        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="escalade-shard")
-        self._shards = list(
-            self._pool.map(lambda cells: Shard(world, cells, asked), ranges(world.cells, self._workers))
-        )
+        self._pool = pool = ThreadPoolExecutor(self._workers, thread_name_prefix="escalade-shard")
+        self._shards = list(pool.map(lambda cells: Shard(world, cells, asked), ranges(world.cells, self._workers)))
 
     def advance(self, control: Control, t1: int) -> list[ShardOutput]:
         """Bring all to `t1`."""
+        assert self._pool is not None
         return list(self._pool.map(lambda shard: shard.advance(control, t1), self._shards))
 
     def finish(self, until: int) -> list[ShardEnd]:
@@ -76,4 +76,5 @@ class ThreadBackend:
 
     def close(self) -> None:
         """End the threads."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)

@@ -11,13 +11,18 @@ from escalade.simulations.fleet.histogram import EDGES_MS
 from escalade.simulations.fleet.result import Hist
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from escalade.simulations.fleet.result import FleetResult
     from escalade.simulations.fleet.scenario import Scenario
 
 What = Literal["endpoints", "server_workers", "edge_workers"]
 MOST_DOUBLINGS = 24
+MOST_ENDPOINTS = 10_000_000
+ENOUGH_ALONE = 3
+"""Sizes that are kept by the endpoints alone until no more are tried."""
+
+ALL = (Hist.ENDPOINT, Hist.EDGE_NODE, Hist.EDGE_SERVER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +32,19 @@ class Trial:
     size: int
     in_time: float
     kept: bool
+    alone: bool = False
+    """Whether the endpoints' own answers are enough: then more endpoints change nothing."""
 
 
-def in_time(result: FleetResult, slo_ms: float) -> float:
+def in_time(result: FleetResult, slo_ms: float, tiers: Sequence[Hist] = ALL) -> float:
     """Return the share of the answers that the tier asked for gave within `slo_ms`; degraded ones do not count.
 
-    From histograms whose bins are 1.6 % wide, linear inside. 1 where nothing was asked.
+    From histograms whose bins are 1.6 % wide, linear inside. 1 where nothing was asked. `tiers`: only their answers
+    count as in time.
     """
     if not result.answered:
         return 1.0
-    counts = result.stats.hist[[Hist.ENDPOINT, Hist.EDGE_NODE, Hist.EDGE_SERVER]].sum(axis=0)
+    counts = result.stats.hist[list(tiers)].sum(axis=0)
     below = np.append(0, np.cumsum(counts))
     return float(np.interp(slo_ms, EDGES_MS, below)) / result.answered
 
@@ -55,20 +63,24 @@ def scaled(scenario: Scenario, what: What, size: int) -> Scenario:
     return scenario.model_copy(update=changed).in_folder(scenario.folder)
 
 
-def most(try_size: Callable[[int], Trial], first: int, resolution: float = 0.02) -> tuple[int, int | None]:
+def most(
+    try_size: Callable[[int], Trial], first: int, resolution: float = 0.02, limit: int = MOST_ENDPOINTS
+) -> tuple[int, int | None]:
     """Return the greatest size that is kept, and the least above it that is not (None: all that were tried are).
 
     It doubles or halves from `first` until the objective turns, then bisects until the two are within `resolution`
-    of each other. 0 when not even one is kept. Presumes that more is never better.
+    of each other. 0 when not even one is kept. Presumes that more is never better. It gives up at `limit`, and when
+    several sizes were kept by the endpoints alone: of such an objective there is no end.
     """
-    good, bad = 0, None
+    good, bad, alone = 0, None, 0
     size = max(first, 1)
     for _ in range(MOST_DOUBLINGS):
-        if try_size(size).kept:
-            good = size
-            if bad is not None:
+        trial = try_size(size)
+        if trial.kept:
+            good, alone = size, alone + trial.alone
+            if bad is not None or alone == ENOUGH_ALONE or size >= limit:
                 break
-            size *= 2
+            size = min(2 * size, limit)
         else:
             bad = size
             if good or size == 1:

@@ -48,6 +48,9 @@ class LazyBatch(Batch):
     def __reduce__(self) -> Any:
         return Batch, tuple(getattr(self, name) for name in NAMES)
 
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"a batch has no column {name!r}; there are {', '.join(NAMES)}")
+
     def _get(self, name: str) -> Any:
         if name not in self._made:
             self._made[name] = self._makers[name]()

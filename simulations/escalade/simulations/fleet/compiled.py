@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from escalade.simulations.fleet.draws import keys
+from escalade.simulations.fleet.limits import too_much
 from escalade.simulations.fleet.quantiles import time_table
 from escalade.simulations.fleet.rows import FAR
 from escalade.simulations.fleet.tables import ScoreTable, score_tables
 from escalade.simulations.fleet.views import Sights
+from escalade.tiers.errors import ConfigError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -137,8 +139,11 @@ class World:
         Raises
         ------
         ConfigError
-            If a file cannot be read or a combination is not simulated.
+            If a file cannot be read, a combination is not simulated, or it is too big.
         """
+        big = too_much(scenario)
+        if big is not None:
+            raise ConfigError(big[1], key=".".join(map(str, big[0])))
         real_seed = scenario.seed if seed is None else seed
         nodes = scenario.edge_nodes.count
         cells = int(min(max(1, round(scenario.device_count / scenario.engine.cell_endpoints)), nodes))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from escalade.policies import Action, Telemetry
+from escalade.policies import Action, Decisions, Telemetry
 from escalade.simulations.fleet.result import Failure
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Decider:
         """Return actions and propensities of a policy without a memory."""
         assert self.policy is not None
         try:
-            return _checked(self.policy.decide(batch), len(batch))
+            return checked(self.policy.decide(batch), len(batch))
         except Exception as error:
             raise PolicyRaisedError(failure_of(error, self.tier, self.cell, "decide", batch, 0.0)) from error
 
@@ -127,7 +127,7 @@ class Decider:
                 # What is done must be what was decided for a whole part to be decided at once.
                 for piece in np.split(part, len(part)) if infeasible[part].any() else [part]:
                     call, rows = "decide", everything.take(piece)
-                    action[piece], propensity[piece] = _checked(mine.decide(rows), len(piece))
+                    action[piece], propensity[piece] = checked(mine.decide(rows), len(piece))
                     masked = infeasible[piece] & (action[piece] != Action.ABSTAIN)
                     call = "commit"
                     mine.commit(rows, np.where(masked, np.int8(Action.ACCEPT), action[piece]))
@@ -142,8 +142,11 @@ def part_of(telemetry: Telemetry, rows: NDArray[np.intp]) -> Telemetry:
     return replace(telemetry, **{name: getattr(telemetry, name)[rows] for name in columns})
 
 
-def _checked(decided: object, rows: int) -> Decided:
-    action = np.ascontiguousarray(decided.action, np.int8)  # type: ignore[attr-defined]
+def checked(decided: object, rows: int) -> Decided:
+    """Return actions int8 and propensities float64, ``[rows]``; TypeError or ValueError for what is none."""
+    if not isinstance(decided, Decisions):
+        raise TypeError(f"decide returned {type(decided).__name__}: return Decisions.of(actions)")
+    action = np.ascontiguousarray(decided.action, np.int8)
     if action.shape != (rows,) or (rows and (action.min() < 0 or action.max() > max(Action))):
-        raise ValueError(f"decide returned actions {decided.action!r} for {rows} rows")  # type: ignore[attr-defined]
-    return action, np.ascontiguousarray(decided.propensity, np.float64)  # type: ignore[attr-defined]
+        raise ValueError(f"decide returned actions {decided.action!r} for {rows} rows")
+    return action, np.ascontiguousarray(decided.propensity, np.float64)

@@ -9,6 +9,7 @@ import numpy as np
 
 from escalade.policies import Policy, PolicyConfigError, load_policy
 from escalade.simulations.fleet.columns import NAMES, LazyBatch
+from escalade.simulations.fleet.deciding import checked
 from escalade.tiers.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def _ready(world: World, policy: Policy, level: int, key: str) -> Policy:
     mine = policy.at_tier(level)
     try:
         mine.check_score(world.scenario.scores.score)
-        mine.decide(_sample(world, level))
+        sample = _sample(world, level)
+        checked(mine.decide(sample), len(sample))
     except Exception as error:
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ConfigError(f"does not work on this scenario's score table: {reason}", key=key) from error

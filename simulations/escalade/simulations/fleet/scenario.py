@@ -251,9 +251,15 @@ class Scenario(Section):
                 f"events.faults: one begins at {begun:g} s, after the run of duration_s {self.duration_s:g}; "
                 "begin it earlier or lengthen the run"
             )
+        for number, rollout in enumerate(self.rollouts):
+            if rollout.waves[-1].at_s >= self.duration_s:
+                raise ValueError(
+                    f"rollouts.{number}.waves: one begins at {rollout.waves[-1].at_s:g} s, after the run of duration_s "
+                    f"{self.duration_s:g}; begin it earlier or lengthen the run"
+                )
         brownouts = self.edge_servers.brownouts
         if any(b.from_s < a.to_s for a, b in pairwise(brownouts)):
-            raise ValueError("edge_servers.brownouts must ascend and not overlap")
+            raise ValueError("edge_servers.brownouts: must ascend and not overlap")
         return self
 
     def _periods(self) -> list[tuple[str, tuple[Period, ...]]]:

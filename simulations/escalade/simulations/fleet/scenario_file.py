@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import yaml
 from pydantic import ValidationError
 
+from escalade.simulations.fleet.arrivals import Arrivals
+from escalade.simulations.fleet.distribution import Distribution
 from escalade.simulations.fleet.hardware import PROFILES, HardwareProfile
+from escalade.simulations.fleet.limits import too_much
 from escalade.simulations.fleet.scenario import Scenario
 from escalade.tiers.errors import ConfigError
 from escalade.tiers.yaml_file import line_of, read_yaml, remedy, without_tags
@@ -42,15 +45,31 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
     data, root = read_yaml(file, "endpoints, edge_nodes, edge_servers")
     changed = [_override(data, one) for one in overrides]
 
-    def where(keys: Keys) -> str:
-        text = ".".join(map(str, keys))
-        by = next((one for key, one in changed if f"{text}.".startswith(f"{key}.")), None)
-        return f"{OVERRIDE} {by}" if by else f"{file}:{line_of(root, keys)}"
-
     folder = str(file.resolve().parent)
     if folder not in sys.path:
         sys.path.append(folder)
-    return parse_scenario(data, folder=file.parent, where=where)
+    return parse_scenario(data, folder=file.parent, where=lambda keys: _place(file, root, changed, keys))
+
+
+def located(error: ConfigError, path: str | Path, overrides: Sequence[str] = ()) -> ConfigError:
+    """Return what was found wrong with a scenario after it was read, with the place of its key in the file."""
+    if error.source or not error.key:
+        return error
+    data, root = read_yaml(Path(path), "")
+    changed = [_override(data, one) for one in overrides]
+    place = _place(Path(path), root, changed, _keys(error.key))
+    return ConfigError(error.message, key=error.key, source=place)
+
+
+def _place(file: Path, root: Any, changed: Sequence[tuple[str, str]], keys: Keys) -> str:
+    """Return the override, or file and line, that a key was written at."""
+    text = ".".join(map(str, keys))
+    by = next((one for key, one in changed if f"{text}.".startswith(f"{key}.")), None)
+    return f"{OVERRIDE} {by}" if by else f"{file}:{line_of(root, keys)}"
+
+
+def _keys(dotted: str) -> list[str | int]:
+    return [int(one) if one.isdigit() else one for one in dotted.split(".")]
 
 
 def parse_scenario(
@@ -76,8 +95,25 @@ def parse_scenario(
     except ValidationError as error:
         first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         keys = without_tags(first["loc"], filled)
-        raise fail(keys, remedy(first, keys, Scenario)) from None
+        text = _kinds(keys) if first["type"] == "union_tag_not_found" else remedy(first, keys, Scenario)
+        raise fail(*_placed(keys, text, filled)) from None
+    big = too_much(scenario)
+    if big is not None:
+        raise fail(*big)
     return scenario.in_folder(base)
+
+
+def _kinds(keys: Keys) -> str:
+    """Return which kinds a section that has none may be of."""
+    choices = get_args(get_args(Arrivals if keys[-1] == "arrivals" else Distribution)[0])
+    return f"give kind: {', '.join(get_args(one.model_fields['kind'].annotation)[0] for one in choices)}"
+
+
+def _placed(keys: Keys, text: str, data: Mapping[str, Any]) -> tuple[Keys, str]:
+    """Take the key out of what `Scenario` says of several keys together."""
+    head, colon, rest = text.partition(": ")
+    named = _keys(head)
+    return (named, rest) if colon and not keys and named[0] in data else (keys, text)
 
 
 def _with_profiles(data: dict[str, Any], folder: Path, fail: Callable[[Keys, str], ConfigError]) -> dict[str, Any]:
@@ -106,6 +142,8 @@ def _resolved(
             [*keys, "profile"], f"no hardware profile {name!r}; there are {known}, or name a file that ends in .yaml"
         )
     file = folder / name
+    if not file.is_file():
+        raise fail([*keys, "profile"], f"{file}: no such file; give a path from the scenario's folder")
     found, root = read_yaml(file, "service, idle_mw, active_mw")
     try:
         return {**section, "profile": HardwareProfile.model_validate(found).model_dump()}

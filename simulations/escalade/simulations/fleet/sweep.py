@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import product
-from math import nan, sqrt
+from math import nan, prod, sqrt
 from statistics import NormalDist, fmean, stdev
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 GOALS = {"accuracy": 1, "latency_p99_ms": -1, "energy_mj_per_answer": -1, "bytes_up_per_answer": -1}
 """What the front is of; 1: more is better."""
+
+MOST_RUNS = 10_000
+"""Of a sweep."""
 
 # 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom.
 T = (
@@ -130,7 +133,7 @@ def grid(axes: Sequence[str]) -> list[tuple[str, ...]]:
     Raises
     ------
     ConfigError
-        If one is not of that form.
+        If one is not of that form or has a value twice, or if there are more than `MOST_RUNS`.
 
     Examples
     --------
@@ -146,7 +149,14 @@ def grid(axes: Sequence[str]) -> list[tuple[str, ...]]:
             values = []
         if not (key and equals and values):
             raise ConfigError("write it as key=v1,v2, for example edge_nodes.count=10,20", source=f"--grid {axis}")
-        choices.append([f"{key}={_text(value)}" for value in values])
+        texts = [f"{key}={_text(value)}" for value in values]
+        if len(set(texts)) < len(texts):
+            twice = next(text for index, text in enumerate(texts) if text in texts[:index])
+            raise ConfigError(f"{twice} stands twice; keep one", source=f"--grid {key}")
+        choices.append(texts)
+    points = prod(map(len, choices))
+    if points > MOST_RUNS:
+        raise ConfigError(f"{points:,} points are more than {MOST_RUNS:,}; give fewer values", source="--grid")
     return list(product(*choices))
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from escalade.policies import Batch, Decisions, Feedback, Policy, Telemetry, Threshold
 from escalade.simulations.fleet import parse_scenario, simulate
+from escalade.simulations.fleet.backends import ThreadBackend
 from escalade.simulations.fleet.book import Asked
 from escalade.simulations.fleet.compiled import World
 from escalade.simulations.fleet.jit import NO_NUMBA
@@ -246,6 +248,22 @@ SEEN = {"edge_nodes": {"count": 3}}
             "events.faults: one begins at 5000 s, after the run of duration_s 4000",
         ),
         (
+            {"rollouts": [{"tier": "edge_node", "scores": {}, "waves": [{"at_s": 5000, "share": 1}]}]},
+            "rollouts.0.waves: one begins at 5000 s, after the run of duration_s 4000",
+        ),
+        (
+            {"endpoints": [{"name": "a", "count": 1, "arrivals": {"rate_hz": 2}}]},
+            "endpoints.0.arrivals: give kind: poisson, periodic, daily, bursts, replay",
+        ),
+        (
+            {"links": {"access": {"latency": {"ms": 2}}}},
+            "links.access.latency: give kind: constant, exponential, uniform, lognormal, quantiles",
+        ),
+        (
+            {"endpoints": [{"name": "a", "count": 1, "profile": "nope.yaml", "arrivals": {}}]},
+            "endpoints.0.profile: nope.yaml: no such file",
+        ),
+        (
             {"rollouts": [{"tier": "edge_node", "scores": {"classes": 5}, "waves": [{"at_s": 1, "share": 1}]}]},
             "rollouts.0.scores: has",
         ),
@@ -261,6 +279,50 @@ def test_what_cannot_be_run_is_refused_before_anything_starts(change: dict[str, 
         simulate(parse_scenario(queueing() | change), backend="serial")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+class Nonsense(Policy):
+    """Returns what is no decision."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def decide(self, batch: Batch) -> Decisions:
+        return self.answer if not callable(self.answer) else self.answer(batch)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (None, "TypeError: decide returned NoneType: return Decisions.of(actions)"),
+        ([0] * 16, "TypeError: decide returned list: return Decisions.of(actions)"),
+        (Decisions.of([0]), "for 16 rows"),
+        (Decisions.of([9] * 16), "for 16 rows"),
+        (lambda batch: batch.temperature, "a batch has no column 'temperature'; there are score, posterior, time_s"),
+    ],
+)
+def test_what_a_policy_must_not_return_is_refused_before_anything_starts(answer: Any, words: str) -> None:
+    """One line with the policy's key, on threads too."""
+    with pytest.raises(ConfigError) as caught:
+        simulate(parse_scenario(queueing()), policy=Nonsense(answer))
+    assert str(caught.value).startswith("endpoints.0.policy: does not work on this scenario's score table: ")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_backend_that_never_started_is_closed() -> None:
+    """What went wrong before is what is said."""
+    ThreadBackend(2).close()
+
+
+def test_a_trace_without_rows_holds_no_arrivals(tmp_path: Path) -> None:
+    """One line with the key."""
+    np.savez(tmp_path / "empty.npz", time_s_test=np.zeros(0))
+    data = queueing()
+    arrivals = {"kind": "replay", "file": str(tmp_path / "empty.npz")}
+    data["endpoints"] = [{"name": "a", "count": 1, "arrivals": arrivals}]
+    with pytest.raises(ConfigError, match=r"^endpoints\.0\.arrivals\.file: holds no time_s_test"):
+        simulate(parse_scenario(data), backend="serial")
 
 
 def test_the_simulator_does_not_load_what_only_services_need() -> None:

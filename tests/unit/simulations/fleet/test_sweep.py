@@ -52,6 +52,19 @@ def test_a_grid_that_cannot_be_read_is_one_line(text: str) -> None:
         grid([text])
 
 
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [
+        (["a=" + ",".join(map(str, range(1000))), "b=" + ",".join(map(str, range(1000)))], "--grid: 1,000,000 points"),
+        (["a=1,2,1"], "--grid a: a=1 stands twice; keep one"),
+    ],
+)
+def test_a_grid_that_is_too_big_or_has_a_point_twice_is_one_line(axes: list[str], words: str) -> None:
+    """Before it is written out."""
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        grid(axes)
+
+
 def test_an_interval_is_student_t() -> None:
     """Five values with mean 3 and deviation 1.58: t(4) is 2.776. One value has no interval."""
     found = Estimate.of([1, 2, 3, 4, 5])
@@ -102,6 +115,19 @@ def test_bisection_finds_where_the_objective_breaks(limit: int, first: int) -> N
     assert bad is not None
     assert good <= limit < bad
     assert bad - good <= max(1, 0.02 * bad)
+
+
+def test_an_objective_that_never_breaks_ends_the_search() -> None:
+    """After three sizes that the endpoints keep alone; and at the limit where others are needed too."""
+    tried: list[int] = []
+
+    def trial(size: int, *, alone: bool) -> Trial:
+        tried.append(size)
+        return Trial(size, 0.6, True, alone)
+
+    assert most(lambda size: trial(size, alone=True), 20) == (80, None)
+    assert tried == [20, 40, 80]
+    assert most(lambda size: trial(size, alone=False), 20, limit=300) == (300, None)
 
 
 @given(needed=st.integers(1, 300))

@@ -231,7 +231,8 @@ def main() -> None:
         a_million(kind, limit_ns, options.million_s, results)
     results.notes["load"] = (
         f"load average {load:.1f} on {os.cpu_count()} processors at the start, {os.getloadavg()[0]:.1f} at the end: "
-        "above the number of processors, CPU times are too high (shared caches) and threads' wall times mean little"
+        "where that is above the number of processors, CPU times are too high (shared caches) and threads' wall times "
+        "mean little"
     )
     print(results.text())
     results.write(options.out, "fleet", "Fleet simulation")

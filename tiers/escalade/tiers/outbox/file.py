@@ -8,11 +8,11 @@ resetting the WAL that takes two connections), and there is no shared-memory fil
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from escalade.tiers.durable import sync_folder
 from escalade.tiers.outbox.errors import CorruptError, OutboxError, is_corrupt
 from escalade.tiers.outbox.sealing import KEY_ID_BYTES, MAGIC, Seal
 from escalade.tiers.private import make_private, tighten
@@ -228,12 +228,3 @@ def corruption_noticed() -> Iterator[None]:
         if is_corrupt(error) or "no such table" in str(error):
             raise CorruptError(str(error)) from error
         raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Make new names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

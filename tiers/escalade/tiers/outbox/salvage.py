@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from escalade.tiers.durable import sync_folder
 from escalade.tiers.outbox import correction, item
 from escalade.tiers.outbox.database import Database
 from escalade.tiers.outbox.errors import CorruptError
-from escalade.tiers.outbox.file import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

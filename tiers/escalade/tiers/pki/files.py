@@ -9,6 +9,7 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from escalade.tiers.durable import sync_folder
 from escalade.tiers.errors import SetupError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def write_new(file: Path, data: bytes, mode: int = EVERYBODY_READS) -> None:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        _sync_folder(file.parent)
+        sync_folder(file.parent)
     except OSError as error:
         with suppress(OSError):
             file.unlink()
@@ -54,7 +55,7 @@ def replace(file: Path, data: bytes, mode: int = EVERYBODY_READS) -> None:
     write_new(new, data, mode)
     try:
         new.replace(file)
-        _sync_folder(file.parent)
+        sync_folder(file.parent)
     except OSError as error:
         with suppress(OSError):
             new.unlink()
@@ -99,12 +100,3 @@ def _taken(handle: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make new names in a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
